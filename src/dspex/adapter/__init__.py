@@ -1,0 +1,1 @@
+"""The public face: runtimes, adapters, and what they answer with."""

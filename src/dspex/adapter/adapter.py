@@ -1,0 +1,240 @@
+"""The adapter: DSPy programs by one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from dspex.adapter.response import Response, Timing, json_ready
+from dspex.errors import InvalidOption
+from dspex.lm import providers
+from dspex.lm.profile import LM
+from dspex.program.catalogue import find
+from dspex.program.signature import Signature
+from dspex.runtime.call import Answer, Question, ask, deadline_in
+from dspex.settings import Settings
+
+if TYPE_CHECKING:
+    from dspex.adapter.runtime import Runtime
+
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "the adapter's"
+
+
+_UNSET = _Unset()
+
+
+class DSPyAdapter:
+    """Runs DSPy programs in a pool of workers.
+
+    ``runtime.adapter(...)`` gives one that shares the runtime. Made by itself it opens a runtime of its own
+    when it is entered (``with`` or ``async with``).
+
+    Args:
+        pool: Name of the pool.
+        timeout: Seconds after which a call's work is stopped, unless the call says otherwise; None never.
+        lm: The LM of calls that name none; None is the runtime's.
+        module_config: Options by module name, under those of a call.
+        serialization_format: ``"python"`` gives outputs as Python values, ``"json"`` as JSON-ready data.
+        settings: For a runtime of its own.
+
+    Raises:
+        InvalidOption: An option has a value that it does not take.
+    """
+
+    def __init__(
+        self,
+        pool: str = "general",
+        timeout: float | None = 30.0,
+        *,
+        lm: LM | str | None = None,
+        module_config: Mapping[str, Mapping[str, Any]] | None = None,
+        serialization_format: Literal["python", "json"] = "python",
+        settings: Settings | None = None,
+        _runtime: Runtime | None = None,
+    ) -> None:
+        deadline_in(timeout)
+        if serialization_format not in {"python", "json"}:
+            raise InvalidOption(
+                f"serialization_format is 'python' or 'json', not {serialization_format!r}",
+                details={"option": "serialization_format"},
+            )
+        self._pool = pool
+        self._timeout = timeout
+        self._lm = lm
+        self._module_config = {find(name).name: dict(o) for name, o in (module_config or {}).items()}
+        self._json = serialization_format == "json"
+        self._settings = settings
+        self._runtime = _runtime
+        self._owns_runtime = False
+
+    # A runtime of its own
+
+    def _own_runtime(self) -> Runtime:
+        from dspex.adapter.runtime import Runtime
+
+        if self._runtime is not None:
+            raise RuntimeError("this adapter belongs to an open runtime; enter that one")
+        self._runtime = Runtime(self._lm, settings=self._settings)
+        self._owns_runtime = True
+        return self._runtime
+
+    def __enter__(self) -> Self:
+        self._own_runtime().open()
+        return self
+
+    async def __aenter__(self) -> Self:
+        await self._own_runtime().aopen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runtime is not None and self._owns_runtime:
+            self._runtime.close()
+            self._runtime = None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runtime is not None and self._owns_runtime:
+            await self._runtime.aclose()
+            self._runtime = None
+
+    # Configuration
+
+    def configure(self, provider: str, **config: Any) -> LM:
+        """Make an LM this adapter's. Nothing is sent to the provider.
+
+        Args:
+            provider: ``openai``, ``anthropic``, ``gemini`` or ``local``.
+            **config: ``model`` and whatever else ``LM`` takes.
+
+        Returns:
+            The LM, checked.
+
+        Raises:
+            UnknownProvider: No such provider; the message lists them.
+            InvalidOption: The configuration is not one that ``LM`` takes.
+        """
+        known = providers.find(provider)
+        model = config.pop("model", None)
+        if known.name == "local":
+            name = "local" if model is None else f"local:{str(model).removeprefix('local:')}"
+        elif model is None:
+            raise InvalidOption(
+                f"configure({provider!r}) needs model=..., the model's name", details={"option": "model"}
+            )
+        else:
+            name = model if str(model).startswith(f"{provider}/") else f"{provider}/{model}"
+        self._lm = LM(name, **config)
+        return self._lm
+
+    # Calls
+
+    def generate(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        module: str = "dspy.Predict",
+        signature: str | Signature | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        lm: LM | str | None = None,
+        timeout: float | None | _Unset = _UNSET,
+        options: Mapping[str, Any] | None = None,
+        **more_options: Any,
+    ) -> Response:
+        """Run a program and wait for its outputs.
+
+        Args:
+            prompt: Fills the one input that ``inputs`` does not give. A list of messages
+                (``{"role": ..., "content": ...}``): the last is the prompt, those before it the history.
+            module: Which DSPy module, ``"dspy.ChainOfThought"`` or ``"ChainOfThought"``.
+            signature: What goes in and comes out (``"question -> answer"``); None is
+                ``prompt -> response``.
+            inputs: Inputs by field name.
+            lm: The LM of this call; None is the adapter's, then the runtime's.
+            timeout: Seconds after which the work is stopped; None never stops it.
+            options: Options of the module whose names clash with a parameter's here.
+            **more_options: Options of the module (``temperature``, ``max_tokens``, ``n``, …).
+
+        Raises:
+            Refused: The call was refused before an LM was asked.
+            PythonTimeout: The deadline passed; the work is stopped.
+            DspexError: Any other end, see ``dspex.errors``.
+            RuntimeError: Called on the runtime's own event loop; await ``agenerate`` there.
+        """
+        question = self._question(
+            prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
+        )
+        return self._response(self._open.portal.run(lambda: self._ask(question), "agenerate"))
+
+    async def agenerate(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        module: str = "dspy.Predict",
+        signature: str | Signature | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        lm: LM | str | None = None,
+        timeout: float | None | _Unset = _UNSET,
+        options: Mapping[str, Any] | None = None,
+        **more_options: Any,
+    ) -> Response:
+        """``generate`` for event loops. Cancelling it stops the work."""
+        question = self._question(
+            prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
+        )
+        return self._response(await self._open.portal.wait(lambda: self._ask(question)))
+
+    @property
+    def _open(self) -> Runtime:
+        if self._runtime is None:
+            raise RuntimeError("this adapter has no runtime: use `with DSPyAdapter(...)`, or runtime.adapter()")
+        return self._runtime
+
+    def _question(
+        self,
+        prompt: Prompt | None,
+        module: str,
+        signature: str | Signature | None,
+        inputs: Mapping[str, Any] | None,
+        lm: LM | str | None,
+        timeout: float | None | _Unset,
+        options: dict[str, Any],
+    ) -> Question:
+        if self._module_config:
+            options = {**self._module_config.get(find(module).name, {}), **options}
+        seconds = self._timeout if isinstance(timeout, _Unset) else timeout
+        return Question(
+            prompt, module, signature, inputs, options, self._lm if lm is None else lm, deadline_in(seconds)
+        )
+
+    async def _ask(self, question: Question) -> Answer:
+        runtime = self._open
+        return await ask(question, runtime.core.pool(self._pool), runtime.core.models, runtime.programs)
+
+    def _response(self, answer: Answer) -> Response:
+        requests = answer.requests
+        return Response(
+            json_ready(answer.outputs) if self._json else answer.outputs,
+            completions=json_ready(answer.completions) if self._json else answer.completions,
+            usage=answer.usage,
+            cost=answer.cost,
+            timing=Timing(
+                queued=answer.done.queued,
+                run=answer.done.seconds,
+                model=sum(request.seconds for request in requests),
+                total=answer.total,
+            ),
+            attempts=answer.done.attempts,
+            requests=requests,
+            worker=answer.done.worker,
+            request_id=answer.request_id,
+            model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
+        )

@@ -1,0 +1,136 @@
+"""What a call gives back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dspex.types import LMRequest, Usage
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Where the time of a call went, in seconds.
+
+    Attributes:
+        queued: Waiting for a slot.
+        run: In the worker, the model's time included.
+        model: In LM requests; those made side by side count each.
+        total: From the call to its answer.
+    """
+
+    queued: float
+    run: float
+    model: float
+    total: float
+
+
+class Response:
+    """The outputs of a program, and how they came about.
+
+    Outputs are attributes (``r.answer``) and items (``r["answer"]``). A name of this class wins as an
+    attribute: the output ``model`` is ``r["model"]``.
+
+    Attributes:
+        outputs: Outputs by name, in the signature's order.
+        completions: All sets of outputs, when several were asked for (``n``); else None.
+        model: The model that answered.
+        usage: Tokens of all LM requests together.
+        cost: US dollars of all LM requests together by DSPy's price map; None when a price is unknown.
+        timing: Where the time went.
+        attempts: How many workers the call was given to; above 1 when one was lost.
+        requests: Each LM request that was made.
+        cached: Whether the answer came from dspex's cache.
+        worker: Number of the worker that answered.
+        request_id: The call's name in logs and errors.
+    """
+
+    __slots__ = (
+        "attempts", "cached", "completions", "cost", "model", "outputs", "request_id", "requests", "timing",
+        "usage", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        outputs: dict[str, Any],
+        *,
+        completions: list[dict[str, Any]] | None,
+        usage: Usage,
+        cost: float | None,
+        timing: Timing,
+        attempts: int,
+        requests: list[LMRequest],
+        worker: int,
+        request_id: str,
+        model: str | None,
+    ) -> None:
+        self.outputs = outputs
+        self.completions = completions
+        self.model = model
+        self.usage = usage
+        self.cost = cost
+        self.timing = timing
+        self.attempts = attempts
+        self.requests = requests
+        self.cached = False
+        self.worker = worker
+        self.request_id = request_id
+
+    @property
+    def content(self) -> str:
+        """The one text: the last output, as JSON if it is not text."""
+        value = list(self.outputs.values())[-1]
+        return value if isinstance(value, str) else msgspec.json.encode(json_ready(value)).decode()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.outputs[name]
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for names that this class does not have.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self.outputs[name]
+        except KeyError:
+            raise AttributeError(f"no output {name!r}; there are {', '.join(self.outputs)}") from None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.outputs]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.outputs.items())
+        return f"Response({shown})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready data."""
+        return {
+            "outputs": json_ready(self.outputs),
+            "completions": json_ready(self.completions),
+            "model": self.model,
+            "usage": {**msgspec.to_builtins(self.usage), "total_tokens": self.usage.total_tokens},
+            "cost": self.cost,
+            "timing": msgspec.to_builtins(self.timing),
+            "attempts": self.attempts,
+            "requests": msgspec.to_builtins(self.requests),
+            "cached": self.cached,
+            "worker": self.worker,
+            "request_id": self.request_id,
+        }
+
+
+def json_ready(value: Any) -> Any:
+    """The value with every date, Decimal, set, record and so on in its JSON form.
+
+    Infinities and NaN, which JSON does not have, become None.
+    """
+    plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_unknown)
+    return msgspec.json.decode(msgspec.json.encode(plain))
+
+
+def _unknown(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)

@@ -1,0 +1,176 @@
+"""The runtime: everything that is shared by adapters, open while it is entered."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from dspex.adapter.adapter import DSPyAdapter
+from dspex.lm.profile import LM
+from dspex.pool.stats import RuntimeStats
+from dspex.runtime.bridge import Bridge
+from dspex.runtime.call import Programs
+from dspex.runtime.core import DEFAULT_POOL, Core
+from dspex.runtime.portal import Portal
+from dspex.settings import PoolOptions, Settings
+from dspex.telemetry.events import Event
+
+E = TypeVar("E", bound=Event)
+
+
+class Runtime:
+    """Pools of workers, language models, and the way to them.
+
+    ``with Runtime(...)`` has a thread of its own: its sync methods work anywhere, a notebook included, and
+    the async twins may be awaited from any loop. ``async with Runtime(...)`` lives on the loop that opened it.
+
+    Args:
+        lm: The LM of calls that name none: ``"openai/gpt-5-mini"``, ``"local"``, ``"local:/path.gguf"``, the
+            name of a profile in ``lms``, or an ``LM``. That there is none, or no key for it, is no error
+            until a call needs it.
+        lms: Profiles by name.
+        pools: Options by name. The pool ``general`` exists in any case, with a worker per core.
+        settings: What holds for the whole runtime.
+        start_timeout: Seconds within which each pool has to have a ready worker.
+        wait: Whether opening waits for that.
+    """
+
+    def __init__(
+        self,
+        lm: LM | str | None = None,
+        *,
+        lms: Mapping[str, LM | str] | None = None,
+        pools: Mapping[str, PoolOptions] | None = None,
+        settings: Settings | None = None,
+        start_timeout: float = 60.0,
+        wait: bool = True,
+    ) -> None:
+        self.core = Core(lm, lms, pools, settings)
+        self.portal = Portal()
+        self.programs = Programs()
+        self._start_timeout = start_timeout
+        self._wait = wait
+        self._state: Literal["new", "open", "closed"] = "new"
+        self._process = os.getpid()
+
+    # Opening and closing
+
+    def open(self) -> Self:
+        """Open on a thread of its own, as ``with`` does.
+
+        Raises:
+            PoolUnhealthy: No worker was ready in time.
+            RuntimeError: It was opened before.
+        """
+        self._opening()
+        self.portal.start_thread()
+        try:
+            self.portal.run(lambda: self.core.open(self._start_timeout, wait=self._wait), "aopen")
+        except BaseException:
+            self.close()
+            raise
+        # A program that ends without closing: workers die with it in any case, this only does it tidily.
+        atexit.register(_close_at_exit, weakref.ref(self))
+        return self
+
+    async def aopen(self) -> Self:
+        """Open on the running loop, as ``async with`` does."""
+        self._opening()
+        self.portal.adopt()
+        try:
+            await self.core.open(self._start_timeout, wait=self._wait)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    def _opening(self) -> None:
+        if self._state != "new":
+            raise RuntimeError(f"this runtime was opened before and is {self._state}; make another one")
+        self._state = "open"
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """End everything. Safe to repeat."""
+        if self._state == "open" and os.getpid() == self._process:
+            try:
+                self.portal.run(self.core.aclose, "aclose")
+            finally:
+                self._state = "closed"
+                if self.portal.has_thread:
+                    self.portal.stop_thread()
+
+    async def aclose(self) -> None:
+        """``close`` for event loops."""
+        if self._state == "open" and os.getpid() == self._process:
+            try:
+                await self.portal.wait(self.core.aclose)
+            finally:
+                self._state = "closed"
+                if self.portal.has_thread:
+                    self.portal.stop_thread()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.aopen()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # What it gives
+
+    def adapter(
+        self,
+        pool: str = DEFAULT_POOL,
+        timeout: float | None = 30.0,
+        *,
+        lm: LM | str | None = None,
+        module_config: Mapping[str, Mapping[str, Any]] | None = None,
+        serialization_format: Literal["python", "json"] = "python",
+    ) -> DSPyAdapter:
+        """An adapter on this runtime; see ``DSPyAdapter`` for its options."""
+        return DSPyAdapter(
+            pool,
+            timeout,
+            lm=lm,
+            module_config=module_config,
+            serialization_format=serialization_format,
+            _runtime=self,
+        )
+
+    def pool(self, name: str = DEFAULT_POOL) -> Bridge:
+        """One pool, for commands by name."""
+        return Bridge(self.core, self.portal, self.programs, name)
+
+    def stats(self) -> RuntimeStats:
+        """How pools, workers and calls stand."""
+        return self.core.stats()
+
+    def on(self, event: type[E], function: Callable[[E], None]) -> Callable[[], None]:
+        """Have a function called with each event of a type, on the runtime's own thread.
+
+        Returns:
+            A function that ends the subscription.
+        """
+        return self.core.bus.on(event, function)
+
+
+def _close_at_exit(reference: weakref.ref[Runtime]) -> None:
+    runtime = reference()
+    if runtime is not None:
+        with contextlib.suppress(Exception):
+            runtime.close()

@@ -1,0 +1,207 @@
+"""``LM``: a language model as users name it, and how it becomes what a worker needs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from dspex.errors import InvalidOption
+from dspex.lm import providers, secrets
+from dspex.types import LMSpec, Retry
+
+_ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
+# What belongs to the connection has parameters of its own; a provider would only refuse these.
+_NOT_PARAMS = frozenset(
+    {
+        "api_base",
+        "cache",
+        "limits",
+        "fallbacks",
+        "num_retries",
+        "model_type",
+        "provider",
+        "headers",
+        "messages",
+    }
+)
+# The embedded model: greedy, because it is small, and with room, because a cut-off answer cannot be parsed.
+_LOCAL_TEMPERATURE = 0.0
+_LOCAL_MAX_TOKENS = 1024
+
+
+class LM:
+    """A language model and how it is asked. Two that are equal share one store of connections.
+
+    Args:
+        model: ``"provider/name"``, ``"local"``, or ``"local:/path/to/model.gguf"``.
+        api_key: A key, or a reference to one (``"env:NAME"``). Without it the provider's own variable is
+            read when a call needs it, but never sent to a ``base_url`` of yours.
+        base_url: Endpoint of a server that speaks the provider's protocol.
+        temperature: Sampling temperature; None leaves it to the provider (``local``: 0).
+        max_tokens: The most tokens to generate; None leaves it to the provider (``local``: 1,024).
+        timeout: Seconds after which one request fails with ``lm_timeout``; None leaves it to the deadline.
+        adapter: How DSPy puts a signature into words: ``"chat"``, ``"json"``, ``"xml"``, ``"two_step"``, an
+            import path of your own (``"shop.adapters:Terse"``), or ``"auto"``: JSON with a schema for
+            ``local``, else chat as DSPy does.
+        extraction_lm: The LM of the second step of ``"two_step"``; None is this one.
+        engine: Import path of an engine of your own (a class whose objects have DSPy's
+            ``complete(Request) -> Response``, sync or async), for gateways that speak no known protocol.
+        schema: Whether the model enforces a JSON schema; None asks DSPy's table of models.
+        retry: How one request is tried again.
+        **params: Further request parameters, as the provider names them.
+
+    Raises:
+        InvalidOption: A value is not one that the option takes.
+        UnknownProvider: The model names a provider that is not known.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        timeout: float | None = None,
+        adapter: str = "auto",
+        extraction_lm: LM | None = None,
+        engine: str | None = None,
+        schema: bool | None = None,
+        retry: Retry = Retry(),  # noqa: B008 (it is frozen)
+        **params: Any,
+    ) -> None:
+        self.model = _checked_model(model, known=engine is None)
+        secrets.check(api_key)
+        _check_number("temperature", temperature, 0.0)
+        _check_number("timeout", timeout, 0.001)
+        _check_whole("max_tokens", max_tokens)
+        if adapter not in _ADAPTERS and ":" not in adapter:
+            raise InvalidOption(
+                f"adapter has to be one of {', '.join(_ADAPTERS)} or an import path, not {adapter!r}",
+                details={"option": "adapter"},
+            )
+        if taken := sorted(_NOT_PARAMS & params.keys()):
+            raise InvalidOption(f"LM does not take {', '.join(taken)}", details={"option": taken[0]})
+        self.api_key = api_key
+        self.base_url = base_url.rstrip("/") if base_url else None
+        self.temperature = temperature
+        self.max_tokens = max_tokens
+        self.timeout = timeout
+        self.adapter = adapter
+        self.extraction_lm = extraction_lm
+        self.engine = engine
+        self.schema = schema
+        self.retry = retry
+        self.params = params
+        self._key = self._encoded()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is the embedded model."""
+        return self.model == "local" or self.model.startswith("local:")
+
+    @property
+    def local_path(self) -> str | None:
+        """The file of the embedded model, if the caller named one."""
+        return self.model.partition(":")[2] or None
+
+    def _encoded(self) -> bytes:
+        fields = {name: value for name, value in vars(self).items() if name != "extraction_lm"}
+        second = self.extraction_lm._key if self.extraction_lm else None
+        try:
+            return msgspec.msgpack.encode((fields, second), order="deterministic")
+        except (TypeError, ValueError) as error:
+            raise InvalidOption(
+                f"an LM's parameters have to be plain values: {error}", details={"option": "params"}
+            ) from None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LM) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        shown = [repr(self.model)]
+        if self.api_key is not None:
+            secret = self.api_key if self.api_key.startswith("env:") else "***"
+            shown.append(f"api_key={secret!r}")
+        for name in ("base_url", "temperature", "max_tokens", "timeout", "engine"):
+            if getattr(self, name) is not None:
+                shown.append(f"{name}={getattr(self, name)!r}")
+        return f"LM({', '.join(shown)})"
+
+    def fetch_key(self) -> str | None:
+        """The key to send, looked up now; None where none is needed.
+
+        Raises:
+            LMNotConfigured: There is none.
+        """
+        if self.api_key is not None:
+            return secrets.fetch(self.api_key)
+        if self.is_local or self.base_url is not None or self.engine is not None:
+            return None
+        provider = providers.find(self.model.partition("/")[0])
+        return secrets.from_environment(list(provider.variables)) if provider.variables else None
+
+    def spec(self, api_key: str | None, base_url: str | None, extraction: LMSpec | None = None) -> LMSpec:
+        """What a worker needs, with the key and the endpoint filled in."""
+        local = self.is_local
+        return LMSpec(
+            model="local/model" if local else self.model,
+            # A server without keys ignores this one; DSPy's engines want to send something.
+            api_key=api_key or "none",
+            base_url=base_url,
+            temperature=_LOCAL_TEMPERATURE if local and self.temperature is None else self.temperature,
+            max_tokens=_LOCAL_MAX_TOKENS if local and self.max_tokens is None else self.max_tokens,
+            timeout=self.timeout,
+            adapter=("json" if local else "chat") if self.adapter == "auto" else self.adapter,
+            extraction=extraction,
+            schema=self.schema,
+            engine=self.engine,
+            retry=self.retry,
+            params=self.params,
+        )
+
+
+def _checked_model(model: object, *, known: bool) -> str:
+    if not isinstance(model, str) or not model.strip():
+        raise InvalidOption(
+            f"model has to be text such as 'openai/gpt-5-mini' or 'local', not {model!r}",
+            details={"option": "model"},
+        )
+    if model == "local" or model.startswith("local:"):
+        return model
+    provider, slash, name = model.partition("/")
+    if not slash or not name:
+        raise InvalidOption(
+            f"a model is written 'provider/name', as in 'openai/gpt-5-mini', not {model!r}",
+            details={"option": "model"},
+        )
+    if known:
+        providers.find(provider)
+    return model
+
+
+def _check_number(name: str, value: object, least: float) -> None:
+    if value is None:
+        return
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or value < least
+    ):
+        raise InvalidOption(
+            f"{name} has to be a number of at least {least:g}, not {value!r}", details={"option": name}
+        )
+
+
+def _check_whole(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidOption(
+            f"{name} has to be a whole number of at least 1, not {value!r}", details={"option": name}
+        )

@@ -1,0 +1,1 @@
+"""Workers, the queue before them, and what happens when one is lost."""

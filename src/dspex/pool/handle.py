@@ -1,0 +1,200 @@
+"""The supervisor's view of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from dspex.pool.work import Work
+from dspex.pool.zygote_client import Forkling
+from dspex.process import forks, limits
+from dspex.wire.channel import Channel
+from dspex.wire.messages import PROTOCOL, Call, Cancel, DropLM, Fault, FromWorker, Ready, Result, Shutdown, UseLM
+
+_LMS_KEPT = 256
+_PROGRAMS_KEPT = 256
+# How long a dead worker's exit status may be late before its calls are settled without it.
+_STATUS_WAIT = 0.1
+
+
+class WorkerHandle:
+    """One worker: what it runs, and how to reach and to end it.
+
+    Attributes:
+        number: Its number in the pool.
+        pid: Its pid.
+        state: ``starting``, ``ready``, ``stopping`` or ``dead``; ``busy`` is ready with no free slot.
+        in_flight: What it runs, by the call's number.
+        done: How many calls it has ended.
+        was_ready: Whether it ever said that it was ready.
+        killed_for: Why this supervisor killed it, if it did.
+    """
+
+    def __init__(
+        self,
+        forkling: Forkling,
+        *,
+        slots: int,
+        limit: int,
+        on_ready: Callable[[WorkerHandle], None],
+        on_answer: Callable[[WorkerHandle, Work | None, Result | Fault], None],
+        on_death: Callable[[WorkerHandle, int | None], None],
+    ) -> None:
+        self.number = forkling.number
+        self.pid = forkling.pid
+        self.in_flight: dict[int, Work] = {}
+        self.done = 0
+        self.was_ready = False
+        self.killed_for: str | None = None
+        self.dead = asyncio.Event()
+        self._state = "starting"
+        self._slots = slots
+        self._on_ready = on_ready
+        self._on_answer = on_answer
+        self._on_death = on_death
+        self._pidfd = forkling.pidfd
+        self._lifeline = forkling.lifeline
+        self._outputs = forkling.outputs
+        self._next = 1
+        self._lms: OrderedDict[int, None] = OrderedDict()
+        self._warm: OrderedDict[bytes, None] = OrderedDict()
+        self._loop = asyncio.get_running_loop()
+        self._channel: Channel[FromWorker] = Channel(
+            forkling.sock,
+            FromWorker,
+            on_message=self._on_message,
+            on_close=self._on_channel_end,
+            limit=limit,
+        )
+        self._loop.add_reader(self._pidfd, self._on_exit)
+        forks.guard(self)
+
+    @property
+    def state(self) -> str:
+        """See the class."""
+        return "busy" if self._state == "ready" and len(self.in_flight) >= self._slots else self._state
+
+    @property
+    def free(self) -> bool:
+        """Whether it can be given a call now."""
+        return self._state == "ready" and len(self.in_flight) < self._slots and not self._channel.congested
+
+    @property
+    def rss(self) -> int:
+        """Its resident memory in bytes."""
+        return limits.resident_bytes(self.pid)
+
+    def is_warm(self, fingerprint: bytes) -> bool:
+        """Whether it has this program built, as far as known here."""
+        return fingerprint in self._warm
+
+    def start(self, work: Work) -> None:
+        """Give it a call."""
+        number = self._next
+        self._next += 1
+        self.in_flight[number] = work
+        work.number, work.worker = number, self
+        if work.lm is not None:
+            self._introduce(work)
+        if work.fingerprint:
+            self._warm[work.fingerprint] = None
+            self._warm.move_to_end(work.fingerprint)
+            if len(self._warm) > _PROGRAMS_KEPT:
+                self._warm.popitem(last=False)
+        work.attempts += 1
+        work.started = time.monotonic()
+        self._channel.send(
+            Call(
+                number,
+                work.command,
+                work.deadline,
+                msgspec.Raw(work.args),
+                msgspec.Raw(work.program),
+                work.fingerprint,
+                work.lm_number,
+            )
+        )
+
+    def _introduce(self, work: Work) -> None:
+        """Tell it the call's LM, if it was not told before."""
+        if work.lm_number in self._lms:
+            self._lms.move_to_end(work.lm_number)
+            return
+        assert work.lm is not None
+        self._channel.send(UseLM(work.lm_number, work.lm))
+        self._lms[work.lm_number] = None
+        if len(self._lms) > _LMS_KEPT:
+            self._channel.send(DropLM(self._lms.popitem(last=False)[0]))
+
+    def cancel(self, work: Work) -> None:
+        """Ask it to stop a call that it runs."""
+        self._channel.send(Cancel(work.number))
+
+    def stop(self) -> None:
+        """Ask it to exit."""
+        if self._state in {"starting", "ready"}:
+            self._state = "stopping"
+            self._channel.send(Shutdown())
+
+    def kill(self, reason: str) -> None:
+        """SIGKILL it; its zygote sweeps what it had started. It counts as gone from now on."""
+        if self._state != "dead" and self.killed_for is None:
+            self.killed_for = reason
+            self._state = "stopping"
+            # By its pidfd, for its number may be somebody else's by now.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    # What it says
+
+    def _on_message(self, message: FromWorker) -> None:
+        match message:
+            case Result() | Fault():
+                self.done += 1
+                self._on_answer(self, self.in_flight.pop(message.id, None), message)
+            case Ready(protocol=protocol):
+                if protocol != PROTOCOL:
+                    self.kill(f"it speaks protocol {protocol} and not {PROTOCOL}")
+                elif self._state == "starting":
+                    self._state = "ready"
+                    self.was_ready = True
+                    self._on_ready(self)
+
+    def _on_channel_end(self, reason: str | None) -> None:
+        # The end of the channel is not by itself the sign of death; what was malformed ends the worker.
+        if reason is not None:
+            self.kill(reason)
+        elif self._state in {"starting", "ready"}:
+            self._state = "stopping"
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._loop.call_later(_STATUS_WAIT, self.buried, None)
+
+    def buried(self, status: int | None) -> None:
+        """It is dead. Deliver what it had finished, then let the pool settle the rest. Safe to repeat."""
+        if self._state == "dead":
+            return
+        self._channel.read_to_end()
+        self._state = "dead"
+        self._loop.remove_reader(self._pidfd)
+        self._channel.close()
+        self._lifeline.cut()
+        forks.close_descriptor(self._pidfd)
+        self._pidfd = -1
+        for output in self._outputs:
+            output.read_to_end()
+        self.dead.set()
+        self._on_death(self, status)
+
+    def close_after_fork(self) -> None:
+        """In a forked copy: the worker serves the process that started it."""
+        self._state = "dead"
+        forks.close_descriptor(self._pidfd)
+        self._pidfd = -1

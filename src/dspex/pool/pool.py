@@ -1,0 +1,342 @@
+"""A pool of workers on this machine: admits calls, bounds them in time, and gives each exactly one end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+
+from dspex.errors import (
+    DspexError,
+    PayloadTooLarge,
+    PoolClosed,
+    PoolSaturated,
+    PoolUnhealthy,
+    PythonTimeout,
+    QueueTimeout,
+    WorkerLost,
+    from_wire,
+)
+from dspex.pool.handle import WorkerHandle
+from dspex.pool.queue import Queue
+from dspex.pool.scheduler import choose
+from dspex.pool.stats import PoolStats, WorkerStats
+from dspex.pool.supervise import Supervisor
+from dspex.pool.work import Done, Work
+from dspex.pool.zygote_client import Forkling, ZygoteClient
+from dspex.process import limits
+from dspex.settings import MiB, PoolOptions, Settings
+from dspex.wire.messages import Fault, Result, WorkerOptions
+
+# Room beside the largest payload for a call's program, its LM and the envelope.
+_ENVELOPE = 4 * MiB
+# Weight of the newest call in the running mean of how long one takes, for retry_after.
+_NEWEST = 0.1
+
+
+class LocalPool:
+    """Workers, the queue before them, and the rules that hold for every call.
+
+    It belongs to the event loop on which it is made.
+
+    Args:
+        name: Its name, for errors and logs.
+        options: How it is run.
+        settings: What holds for the whole runtime.
+        zygote: Where its workers come from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: PoolOptions,
+        settings: Settings,
+        zygote: ZygoteClient,
+    ) -> None:
+        self.name = name
+        self._options = options
+        self._max_payload = settings.max_payload
+        self._queue = Queue(options.max_queue)
+        self._counters: Counter[str] = Counter()
+        self._mean_seconds = 0.0
+        self._closed = False
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._supervisor = Supervisor(
+            options.workers or limits.cores(),
+            zygote,
+            WorkerOptions(options.slots, list(settings.allow_modules), settings.max_payload),
+            self._make_handle,
+            self._on_exit,
+            self._on_change,
+        )
+
+    def start(self) -> None:
+        """Start its workers; returns at once."""
+        self._supervisor.start()
+
+    async def ready(self) -> None:
+        """Wait until a worker is ready.
+
+        Raises:
+            PoolUnhealthy: Workers do not start.
+        """
+        while not any(worker.free for worker in self._supervisor.workers.values()):
+            if self._supervisor.unhealthy is not None:
+                raise self._supervisor.unhealthy
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def execute(self, work: Work) -> Done:
+        """Run a call to its end.
+
+        When the waiting task is cancelled, the work is stopped.
+
+        Raises:
+            DspexError: Whatever the call ended with.
+        """
+        work.future = self._loop.create_future()
+        try:
+            self._admit(work)
+        except DspexError as error:
+            self._counters[error.code] += 1
+            raise
+        try:
+            return await work.future
+        except asyncio.CancelledError:
+            if work.future.cancelled():
+                self._abandon(work)
+            raise
+
+    def stats(self) -> PoolStats:
+        """How it stands."""
+        return PoolStats(
+            [
+                WorkerStats(w.number, w.pid, w.state, w.rss, len(w.in_flight), w.done)
+                for w in self._supervisor.workers.values()
+            ],
+            len(self._queue),
+            dict(self._counters),
+            dict(self._supervisor.restarts),
+        )
+
+    async def aclose(self) -> None:
+        """Fail what waits or runs with ``pool_closed``, and end the workers."""
+        self._closed = True
+        for work in self._queue.drain():
+            self._end(work, PoolClosed(f"the pool {self.name!r} was closed"))
+        for worker in self._supervisor.workers.values():
+            for work in worker.in_flight.values():
+                self._end(work, PoolClosed(f"the pool {self.name!r} was closed while the call ran"))
+        await self._supervisor.close(self._options.grace)
+
+    # Into the queue and out of it
+
+    def _admit(self, work: Work) -> None:
+        if self._closed:
+            raise PoolClosed(f"the pool {self.name!r} is closed; open another runtime")
+        if len(work.args) > self._max_payload:
+            raise PayloadTooLarge(
+                f"arguments of {len(work.args):,} bytes are over the limit of {self._max_payload:,}; send "
+                "less, or raise Settings(max_payload=...)",
+                details={"size": len(work.args), "limit": self._max_payload},
+            )
+        if work.overdue:
+            raise work.timed_out(killed=False)
+        if self._supervisor.unhealthy is not None:
+            raise self._again(self._supervisor.unhealthy)
+        worker = None if len(self._queue) else choose(self._supervisor.workers.values(), work)
+        if worker is None and self._queue.full:
+            raise PoolSaturated(
+                f"{len(self._queue)} calls wait already in the pool {self.name!r}; try again later, or raise "
+                "PoolOptions(max_queue=...) or workers",
+                details={"queued": len(self._queue)},
+                retry_after=self._retry_after(),
+            )
+        self._arm(work)
+        if worker is None:
+            self._queue.append(work)
+        else:
+            self._start(worker, work)
+
+    def _arm(self, work: Work) -> None:
+        """Set the timer for the nearer of the deadline and the longest wait in the queue."""
+        at = work.deadline
+        if self._options.queue_timeout is not None:
+            leave = work.admitted + self._options.queue_timeout
+            at = leave if at is None else min(at, leave)
+        if at is not None:
+            work.timer = self._loop.call_later(at - time.monotonic(), self._on_time, work)
+
+    def _on_time(self, work: Work) -> None:
+        if work.ended:
+            return
+        if work.worker is None:
+            self._queue.leave()
+            self._end(work, work.timed_out(killed=False) if work.overdue else self._waited_too_long())
+        elif work.deadline is not None and not work.overdue:
+            # It was queue_timeout that passed, and the call runs by now.
+            work.timer = self._loop.call_later(work.deadline - time.monotonic(), self._on_time, work)
+        else:
+            work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "deadline")
+
+    def _waited_too_long(self) -> QueueTimeout:
+        return QueueTimeout(
+            f"no worker of the pool {self.name!r} was free within {self._options.queue_timeout:g} s",
+            details={"queue_timeout": self._options.queue_timeout},
+            retry_after=self._retry_after(),
+        )
+
+    def _kill_for(self, work: Work, reason: str) -> None:
+        """The call has not stopped within its grace: only the end of its process stops it."""
+        if work.worker is not None:
+            work.worker.kill(reason)
+
+    def _start(self, worker: WorkerHandle, work: Work) -> None:
+        try:
+            worker.start(work)
+        except DspexError as error:  # its program or LM is too large to be sent
+            worker.in_flight.pop(work.number)
+            work.worker = None
+            self._end(work, error)
+
+    def _pump(self) -> None:
+        """Give waiting calls to workers while there are both."""
+        while len(self._queue):
+            work = self._queue.pop()
+            if work is None:
+                return
+            worker = choose(self._supervisor.workers.values(), work)
+            if worker is None:
+                self._queue.put_back(work)
+                return
+            self._start(worker, work)
+
+    # The ends of a call
+
+    def _end(self, work: Work, outcome: Done | DspexError) -> None:
+        """Give a call its one end."""
+        if work.timer is not None:
+            work.timer.cancel()
+        if work.abandoned or work.future.done():
+            return
+        if isinstance(outcome, Done):
+            self._counters["ok"] += 1
+            work.future.set_result(outcome)
+        else:
+            self._counters[outcome.code] += 1
+            work.future.set_exception(outcome)
+
+    def _abandon(self, work: Work) -> None:
+        """The caller has gone away: stop the work and free its slot."""
+        self._counters["cancelled"] += 1
+        work.abandoned = True
+        if work.timer is not None:
+            work.timer.cancel()
+        if work.worker is None:
+            self._queue.leave()
+        else:
+            work.worker.cancel(work)
+            work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "cancelled")
+
+    def _on_answer(self, worker: WorkerHandle, work: Work | None, answer: Result | Fault) -> None:
+        if work is None:
+            self._counters["late_replies"] += 1
+            return
+        work.worker = None
+        if isinstance(answer, Result):
+            queued = (work.started or work.admitted) - work.admitted
+            self._end(
+                work,
+                Done(answer.value, answer.requests, worker.number, work.attempts, queued, answer.seconds),
+            )
+            self._mean_seconds += _NEWEST * (answer.seconds - self._mean_seconds)
+        else:
+            error = from_wire(answer.error)
+            if isinstance(error, PythonTimeout) or work.overdue:
+                error = work.timed_out(killed=False)
+            self._end(work, error)
+        if len(self._queue):
+            self._pump()
+
+    def _retry_after(self) -> float:
+        """Seconds until about one call has left the queue, from how long calls took lately."""
+        slots = self._options.slots * max(1, len(self._supervisor.workers))
+        return round(max(0.05, self._mean_seconds * (len(self._queue) + 1) / slots), 3)
+
+    # Workers come and go
+
+    def _make_handle(self, forkling: Forkling) -> WorkerHandle:
+        return WorkerHandle(
+            forkling,
+            slots=self._options.slots,
+            limit=self._max_payload + _ENVELOPE,
+            on_ready=self._supervisor.ready,
+            on_answer=self._on_answer,
+            on_death=self._on_death,
+        )
+
+    def _on_exit(self, number: int, status: int | None) -> None:
+        worker = self._supervisor.workers.get(number)
+        if worker is not None:
+            worker.buried(status)
+
+    def _on_change(self) -> None:
+        self._changed.set()
+        if self._supervisor.unhealthy is not None:
+            for work in self._queue.drain():
+                self._end(work, self._again(self._supervisor.unhealthy))
+        self._pump()
+
+    def _on_death(self, worker: WorkerHandle, status: int | None) -> None:
+        cause = _cause(worker, status)
+        lost = list(worker.in_flight.values())
+        worker.in_flight.clear()
+        self._supervisor.lost(worker, cause, was_ready=worker.was_ready)
+        for work in reversed(lost):  # each goes to the front, so the first comes to lie first
+            work.worker = None
+            self._settle_lost(work, worker, cause)
+        self._pump()
+
+    def _settle_lost(self, work: Work, worker: WorkerHandle, cause: str) -> None:
+        innocent = worker.killed_for in {"deadline", "cancelled"}
+        if work.overdue or work.abandoned:
+            self._end(work, work.timed_out(killed=True))
+        elif self._closed:
+            self._end(work, PoolClosed(f"the pool {self.name!r} was closed while the call ran"))
+        elif work.repeatable and (innocent or work.reruns < self._options.max_reruns):
+            work.reruns += not innocent
+            work.started = None
+            self._queue.put_back(work)
+        else:
+            again = "" if work.repeatable else ", and what it ran is not safe to run again"
+            self._end(
+                work,
+                WorkerLost(
+                    f"the worker was lost while it ran the call ({cause}){again}",
+                    details={"worker": worker.number, "pid": worker.pid, "cause": cause, "attempts": work.attempts},
+                ),
+            )
+
+    @staticmethod
+    def _again(error: PoolUnhealthy) -> PoolUnhealthy:
+        """A copy for each caller, so that no two share one traceback."""
+        return PoolUnhealthy(error.message, details=dict(error.details))
+
+
+def _cause(worker: WorkerHandle, status: int | None) -> str:
+    if worker.killed_for is not None:
+        return f"killed: {worker.killed_for}"
+    if status is None:
+        return "it died"
+    if status >= 0:
+        return f"it exited with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (out of memory, or somebody's kill)" if -status == signal.SIGKILL else ""
+    return f"it died of {name}{hint}"
+
+

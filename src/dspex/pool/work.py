@@ -1,0 +1,101 @@
+"""One call on its way through the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dspex.errors import PythonTimeout
+from dspex.types import LMRequest, LMSpec
+
+if TYPE_CHECKING:
+    from dspex.pool.handle import WorkerHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a call came back with.
+
+    Attributes:
+        value: The result, still encoded.
+        requests: The LM requests that were made for it, by workers that were lost on the way as far as
+            they could report them.
+        worker: Number of the worker that answered.
+        attempts: How many workers it was given to.
+        queued: Seconds that it waited for a slot.
+        seconds: How long the worker ran it.
+    """
+
+    value: msgspec.Raw
+    requests: list[LMRequest]
+    worker: int
+    attempts: int
+    queued: float
+    seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A call, from its admission to its one end.
+
+    Attributes:
+        command: The worker's command.
+        args: Its encoded arguments.
+        deadline: Monotonic second at which it has to stop; None never.
+        program: The encoded program spec, if it runs one.
+        fingerprint: What workers keep that program by.
+        lm_number: The LM's number in this runtime; 0 is none.
+        lm: The LM itself, for workers that have not heard of it.
+        repeatable: Whether it may run again when its worker was lost in the middle.
+        future: Gets the ``Done`` or the error.
+        attempts: How many workers it was given to.
+        reruns: How many of these were lost for reasons that may lie in this call.
+        worker: The worker that runs it; None while it waits.
+        number: Its number on that worker's channel.
+        abandoned: Its caller went away; only its slot is still of interest.
+        timer: Fires at its deadline, then at the end of its grace.
+    """
+
+    command: str
+    args: bytes
+    deadline: float | None = None
+    program: bytes = b"\xc0"
+    fingerprint: bytes = b""
+    lm_number: int = 0
+    lm: LMSpec | None = None
+    repeatable: bool = False
+    future: asyncio.Future[Done] = field(init=False)
+    admitted: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    attempts: int = 0
+    reruns: int = 0
+    worker: WorkerHandle | None = None
+    number: int = 0
+    abandoned: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has had its one end."""
+        return self.future.done()
+
+    def timed_out(self, *, killed: bool) -> PythonTimeout:
+        """The error of a call whose deadline has passed."""
+        now = time.monotonic()
+        phase = "queued" if self.started is None else "running"
+        allowed = (self.deadline or now) - self.admitted
+        how = "; its worker was killed" if killed else ""
+        return PythonTimeout(
+            f"the call did not end within its {allowed:.3g} s ({phase}){how}; raise timeout=... if it needs longer",
+            details={"phase": phase, "elapsed": round(now - self.admitted, 3), "killed": killed},
+        )

@@ -1,0 +1,60 @@
+"""Kill a child together with everything it started, and reap it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+
+def kill_group(leader: int) -> None:
+    """SIGKILL the process group that ``leader`` leads; a group that is gone is no error.
+
+    Call it before the leader is reaped: until then its number cannot belong to somebody else.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def bury(leader: int) -> int | None:
+    """Kill the group of a child that has exited, then reap it.
+
+    Returns:
+        The exit status as ``os.waitstatus_to_exitcode`` gives it (negative: the signal), or None when
+        somebody else reaped it.
+    """
+    try:
+        os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
+        kill_group(leader)
+        return os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1])
+    except ChildProcessError:
+        return None
+
+
+def children() -> list[int]:
+    """The pids of this process's children, dead ones that are not reaped included."""
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found
+
+
+def kill_strangers(known: frozenset[int] | set[int]) -> int:
+    """Kill and reap every child that is not in ``known``: orphans that a subreaper has adopted.
+
+    A stranger's own children become strangers when it dies, so this goes on until none is left.
+
+    Returns:
+        How many were killed.
+    """
+    killed = 0
+    while strangers := [pid for pid in children() if pid not in known]:
+        for pid in strangers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            killed += 1
+    return killed

@@ -1,0 +1,44 @@
+"""What this machine gives a process, and what a process of ours may take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def cores() -> int:
+    """How many cores may be used: the smaller of the CPU affinity and the cgroup's ``cpu.max``."""
+    allowed = len(os.sched_getaffinity(0))
+    return max(1, min(allowed, _cgroup_quota() or allowed))
+
+
+def _cgroup_quota() -> int | None:
+    """The cgroup's quota in whole cores, rounded up; None without one (cgroup v2, then v1)."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return None if quota == "max" else -(-int(quota) // int(period))
+    with contextlib.suppress(OSError, ValueError):
+        quota_us = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
+        return None if quota_us <= 0 else -(-quota_us // period_us)
+    return None
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident memory of a process in bytes; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def be_expendable() -> None:
+    """Dump no core, and be the first choice when memory runs out: a worker, never its zygote."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")

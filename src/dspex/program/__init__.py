@@ -1,0 +1,1 @@
+"""What a program is, in plain values: its module, signature, options, and how a prompt fills its inputs."""

@@ -1,0 +1,44 @@
+"""A program as it travels: which module, which signature, which options. Plain values, nothing to look up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dspex.program import catalogue
+from dspex.program import options as options_
+from dspex.program import signature as signature_
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
+    """Everything that a worker needs to build a program.
+
+    Attributes:
+        module: Full name in the catalogue (``"dspy.ChainOfThought"``).
+        signature: The signature as the caller gave it, without what the module adds.
+        options: Checked options of the module by name.
+    """
+
+    module: str
+    signature: signature_.Signature
+    options: dict[str, Any] = {}
+
+
+def make(
+    module: str, signature: str | signature_.Signature, options: Mapping[str, Any] | None = None
+) -> ProgramSpec:
+    """A checked spec from what a caller wrote.
+
+    Raises:
+        ModuleNotFound: No module has that name.
+        InvalidSignature: The signature is malformed, or does not fit the module.
+        InvalidOption: The module does not have that option, or not with that value.
+    """
+    entry = catalogue.find(module)
+    checked = signature_.of(signature)
+    catalogue.fit(entry, checked)
+    return ProgramSpec(entry.name, checked, options_.check(entry, options))

@@ -1,0 +1,109 @@
+"""One event loop for a runtime, and the way onto it from any thread and any other loop.
+
+The core is written once, as coroutines. A runtime opened with ``with`` has a thread of its own for them;
+one opened with ``async with`` lives on the loop that opened it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from dspex.errors import PoolClosed
+
+T = TypeVar("T")
+
+
+class Portal:
+    """The way onto the runtime's loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether the loop runs on a thread of its own."""
+        return self._thread is not None
+
+    def start_thread(self) -> None:
+        """Run a loop on a new thread."""
+        self._process = os.getpid()
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(started,), name="dspex", daemon=True)
+        self._thread.start()
+        started.wait()
+
+    def adopt(self) -> None:
+        """Use the running loop."""
+        self._process = os.getpid()
+        self._loop = asyncio.get_running_loop()
+
+    def _serve(self, started: threading.Event) -> None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            self._loop = runner.get_loop()
+            self._loop.call_soon(started.set)
+            self._loop.run_forever()
+
+    def stop_thread(self) -> None:
+        """End the loop that ``start_thread`` began, and its thread."""
+        if self._thread is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._thread = self._loop = None
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], twin: str) -> T:
+        """Run a coroutine on the runtime's loop and wait for it, from a thread without that loop.
+
+        Ctrl-C while waiting cancels it.
+
+        Raises:
+            RuntimeError: Called on the runtime's own loop, which would wait for itself.
+        """
+        loop = self._home()
+        if _running_loop() is loop:
+            raise RuntimeError(f"this would block the event loop that the runtime lives on: `await {twin}(...)`")
+        future = asyncio.run_coroutine_threadsafe(work(), loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the runtime's loop and wait for it, from any loop."""
+        loop = self._home()
+        if asyncio.get_running_loop() is loop:
+            return await work()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), loop))
+
+    def _home(self) -> asyncio.AbstractEventLoop:
+        if os.getpid() != self._process:
+            raise PoolClosed(
+                f"this runtime was opened in process {self._process}, before a fork; open it in the child "
+                "(gunicorn: in post_fork)",
+                details={"opened_in": self._process},
+            )
+        if self._loop is None or self._loop.is_closed():
+            raise PoolClosed("this runtime is not open; use it inside `with` or `async with`")
+        return self._loop
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop when the extra is installed; None is asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

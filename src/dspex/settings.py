@@ -1,0 +1,96 @@
+"""Every option, with its default and unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dspex.errors import InvalidOption
+
+MiB = 1024 * 1024
+
+
+class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one pool of workers is run.
+
+    Attributes:
+        workers: How many worker processes; None is one per core that this process may use.
+        slots: Calls that one worker runs at once. An LM call waits more than it computes, so this is
+            far above one.
+        max_queue: Calls that may wait for a free slot; one more is refused with ``pool_saturated``.
+        queue_timeout: Seconds that a call may wait for a free slot before ``queue_timeout``; None
+            waits until its own deadline.
+        grace: Seconds between a deadline and the kill of a worker that has not stopped the work.
+        max_reruns: How many times a call that is safe to repeat is run again after its worker was
+            lost. Workers that were killed for another call's deadline are not counted.
+        pass_env: Environment variables that workers get beside the basic ones.
+        preload: Modules that workers import before their first call.
+    """
+
+    workers: int | None = None
+    slots: int = 64
+    max_queue: int = 1000
+    queue_timeout: float | None = None
+    grace: float = 0.5
+    max_reruns: int = 3
+    pass_env: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in {"workers": 1, "slots": 1, "max_queue": 0, "max_reruns": 0}.items():
+            _whole_number("PoolOptions", name, getattr(self, name), least, optional=name == "workers")
+        for name in ("grace", "queue_timeout"):
+            _seconds("PoolOptions", name, getattr(self, name), optional=name == "queue_timeout")
+        for name in ("pass_env", "preload"):
+            msgspec.structs.force_setattr(self, name, _names("PoolOptions", name, getattr(self, name)))
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What holds for a whole runtime.
+
+    Attributes:
+        allow_modules: Import paths, each with all below it, that commands, adapters and engines of the
+            user may come from. Nothing else is ever imported on a caller's word.
+        python: The interpreter of the workers; None is the one that runs this process.
+        local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
+        max_payload: The largest arguments or result of one call in bytes.
+    """
+
+    allow_modules: tuple[str, ...] = ()
+    python: str | None = None
+    local_model: str | None = None
+    max_payload: int = 256 * MiB
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(
+            self, "allow_modules", _names("Settings", "allow_modules", self.allow_modules)
+        )
+        _whole_number("Settings", "max_payload", self.max_payload, 1024)
+
+
+def _whole_number(owner: str, name: str, value: Any, least: int, *, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidOption(
+            f"{owner}.{name} has to be a whole number of at least {least}, not {value!r}",
+            details={"option": name},
+        )
+
+
+def _seconds(owner: str, name: str, value: Any, *, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise InvalidOption(
+            f"{owner}.{name} has to be a number of seconds, not {value!r}", details={"option": name}
+        )
+
+
+def _names(owner: str, name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        raise InvalidOption(
+            f"{owner}.{name} has to be a list of names, not {value!r}", details={"option": name}
+        )
+    return tuple(value)

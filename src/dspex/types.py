@@ -1,0 +1,130 @@
+"""Plain values that the caller's process and the workers both know, so that a caller needs no DSPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """How one LM request is tried again after a failure that may pass.
+
+    Attributes:
+        attempts: Requests in all, the first included; 1 never tries again.
+        wait: Seconds before the second attempt; it doubles each time, with jitter.
+        max_wait: The longest of these waits in seconds. A provider's own ``Retry-After`` is honoured
+            as it is, up to the call's deadline.
+    """
+
+    attempts: int = 3
+    wait: float = 0.5
+    max_wait: float = 30.0
+
+
+class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A language model as a worker needs it: everything resolved, nothing to look up.
+
+    Attributes:
+        model: Provider and model as DSPy writes them (``"openai/gpt-5-mini"``).
+        api_key: The key itself. It is in memory only, and not in the ``repr``.
+        base_url: Endpoint to use in place of the provider's own.
+        temperature: Sampling temperature; None leaves it to the provider.
+        max_tokens: The most tokens to generate; None leaves it to the provider.
+        timeout: Seconds that one request may wait for the next byte; None is the engine's default.
+        adapter: ``"chat"``, ``"json"``, ``"xml"``, ``"two_step"``, or an import path of the operator's own.
+        extraction: The LM of the second step of ``"two_step"``; None is this one.
+        schema: Whether the model enforces a JSON schema, where the caller knows better than DSPy's
+            table of models; None asks that table.
+        engine: Import path of the operator's own engine (``"package.module:Class"``); None is HTTP.
+        retry: How one request is tried again.
+        params: Further request parameters, as the provider names them.
+    """
+
+    model: str
+    api_key: str | None = None
+    base_url: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout: float | None = None
+    adapter: str = "chat"
+    extraction: LMSpec | None = None
+    schema: bool | None = None
+    engine: str | None = None
+    retry: Retry = Retry()
+    params: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"LMSpec(model={self.model!r}, base_url={self.base_url!r})"
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens that were counted by the provider.
+
+    Attributes:
+        prompt_tokens: Tokens sent.
+        completion_tokens: Tokens generated.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Both together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens
+        )
+
+
+class LMRequest(msgspec.Struct, frozen=True):
+    """One request that a call made to a language model.
+
+    Attributes:
+        model: The model that answered, or that was asked when none did.
+        usage: Its tokens; zero when the request failed or the provider did not say.
+        seconds: How long it took, waits between attempts included.
+        status: ``"ok"``, or the code of the error it ended with (``"lm_rate_limited"``).
+        retries: How many times it was sent again.
+        cost: Estimated US dollars from DSPy's price map; None when the price is unknown.
+    """
+
+    model: str
+    usage: Usage
+    seconds: float
+    status: str
+    retries: int = 0
+    cost: float | None = None
+
+
+#: Commands that modules of the user have registered in this process: name → function.
+commands: dict[str, Callable[..., Any]] = {}
+
+
+def command(name: str) -> Callable[[F], F]:
+    """Register a function as a command that the workers answer by that name.
+
+    The module that holds it has to be allowed (``Settings(allow_modules=["shop.jobs"])``). Arguments
+    arrive by keyword; what is returned has to be a value that can be sent. An ``async`` function runs
+    on the worker's event loop, any other one in a thread of its own.
+
+    Example:
+        >>> @command("shop.total")
+        ... def total(prices: list[float]) -> float:
+        ...     return sum(prices)
+
+    Args:
+        name: What callers ask for, as in ``runtime.pool("general").execute(name, {...})``.
+    """
+
+    def register(function: F) -> F:
+        commands[name] = function
+        return function
+
+    return register

@@ -1,0 +1,1 @@
+"""What travels between the processes: messages, the channel that carries them, and the values in them."""

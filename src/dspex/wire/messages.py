@@ -1,0 +1,212 @@
+"""The messages between the supervisor, its zygotes and their workers.
+
+Each one is a tagged MessagePack array. Payloads (arguments, results, program specs) stay ``Raw`` until
+somebody uses them, so the supervisor never looks into what it only passes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dspex.types import LMRequest, LMSpec
+
+#: Goes up with every change of a message; both ends compare it at the handshake.
+PROTOCOL = 1
+
+NOTHING = msgspec.Raw(b"\xc0")
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The base of all messages."""
+
+
+# Supervisor → worker
+
+
+class Call(Message, tag="call"):
+    """Run a command.
+
+    Attributes:
+        id: Number of the call on this channel; what answers it carries the same number.
+        command: Name of the command.
+        deadline: When the work has to stop, on the machine's monotonic clock in seconds; None never.
+        args: The arguments, encoded as values.
+        program: The encoded ``ProgramSpec``, for commands that run one.
+        fingerprint: What the worker keeps a built program by; empty without a program.
+        lm: Number of an LM that ``UseLM`` sent on this channel; 0 is none.
+    """
+
+    id: int
+    command: str
+    deadline: float | None
+    args: msgspec.Raw
+    program: msgspec.Raw = NOTHING
+    fingerprint: bytes = b""
+    lm: int = 0
+
+
+class Cancel(Message, tag="cancel"):
+    """Stop a call, whose caller has gone away."""
+
+    id: int
+
+
+class UseLM(Message, tag="lm"):
+    """An LM that calls on this channel will name by ``number``."""
+
+    number: int
+    spec: LMSpec
+
+
+class DropLM(Message, tag="drop_lm"):
+    """No further call will name this LM."""
+
+    number: int
+
+
+class Shutdown(Message, tag="shutdown"):
+    """Take no more calls, stop those that run, and exit."""
+
+
+# Worker → supervisor
+
+
+class Ready(Message, tag="ready"):
+    """The handshake: the worker takes calls from now on.
+
+    Attributes:
+        protocol: The worker's ``PROTOCOL``.
+        pid: Its pid.
+    """
+
+    protocol: int
+    pid: int
+
+
+class Result(Message, tag="result"):
+    """A call ended well.
+
+    Attributes:
+        id: The call's number.
+        value: What it returned, encoded as a value.
+        requests: The LM requests that it made.
+        seconds: How long it ran.
+    """
+
+    id: int
+    value: msgspec.Raw
+    requests: list[LMRequest] = []
+    seconds: float = 0.0
+
+
+class Fault(Message, tag="fault"):
+    """A call failed.
+
+    Attributes:
+        id: The call's number.
+        error: What ``DspexError.to_wire()`` gives.
+        requests: The LM requests that it made before.
+        seconds: How long it ran.
+    """
+
+    id: int
+    error: dict[str, Any]
+    requests: list[LMRequest] = []
+    seconds: float = 0.0
+
+
+# Supervisor ⇄ zygote
+
+
+class Boot(Message, tag="boot"):
+    """How a zygote prepares itself before its first fork.
+
+    Attributes:
+        protocol: The supervisor's ``PROTOCOL``.
+        sys_path: The caller's import path, put in front of the zygote's own.
+        directory: The caller's working directory, which is searched last.
+        preload: Modules to import, which stay loaded in every worker.
+    """
+
+    protocol: int
+    sys_path: list[str]
+    directory: str
+    preload: list[str]
+
+
+class WorkerOptions(Message, tag="options"):
+    """What one worker is told when it is forked.
+
+    Attributes:
+        slots: Calls that it may be given at once.
+        allow_modules: Import path prefixes that commands and engines of the user may come from.
+        max_payload: The largest result in bytes that it may send.
+        late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
+    """
+
+    slots: int
+    allow_modules: list[str]
+    max_payload: int
+    late_preload: list[str] = []
+
+
+class Fork(Message, tag="fork"):
+    """Fork a worker; its channel, lifeline and output pipes come as descriptors beside this message."""
+
+    worker: int
+    options: WorkerOptions
+
+
+class Booted(Message, tag="booted"):
+    """The zygote is ready to fork.
+
+    Attributes:
+        protocol: The zygote's ``PROTOCOL``.
+        pid: Its pid.
+        seconds: How long the imports took.
+    """
+
+    protocol: int
+    pid: int
+    seconds: float
+
+
+class BootFailed(Message, tag="boot_failed"):
+    """The zygote could not prepare itself and exits.
+
+    Attributes:
+        cause: What went wrong, for people.
+        threaded: Preloads that started threads, when that is all: a zygote without them will do.
+    """
+
+    cause: str
+    threaded: list[str] = []
+
+
+class Forked(Message, tag="forked"):
+    """A worker exists; its pidfd comes beside this message."""
+
+    worker: int
+    pid: int
+
+
+class Exited(Message, tag="exited"):
+    """A worker is dead and reaped, and all that it had started is killed.
+
+    Attributes:
+        worker: The worker's number.
+        status: Its exit code; negative: the signal that ended it; None: unknown.
+    """
+
+    worker: int
+    status: int | None
+
+
+ToWorker = Call | Cancel | UseLM | DropLM | Shutdown
+FromWorker = Ready | Result | Fault
+ToZygote = Boot | Fork
+FromZygote = Booted | BootFailed | Forked | Exited
+
+encode = msgspec.msgpack.Encoder().encode

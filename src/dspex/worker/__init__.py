@@ -1,0 +1,1 @@
+"""What runs in the worker processes. Only this room imports DSPy; the supervisor only starts it."""

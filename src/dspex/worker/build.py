@@ -1,0 +1,136 @@
+"""Programs and LMs, built once and kept while there is room. A worker may lose any of it at any time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+import msgspec
+
+from dspex.errors import LMNotConfigured
+from dspex.program.signature import Field, Signature, resolve
+from dspex.program.spec import ProgramSpec
+from dspex.types import LMSpec
+from dspex.worker.engine import build_lm, load_allowed
+
+_PROGRAMS_KEPT = 256
+_TYPES = {"dspy.History": dspy.History}
+# What the catalogue names; nothing is looked up in DSPy by a caller's word.
+_MODULES = {"dspy.Predict": dspy.Predict, "dspy.ChainOfThought": dspy.ChainOfThought}
+_decode_spec = msgspec.msgpack.Decoder(ProgramSpec).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A built program, shared by all calls of the worker that run it at once.
+
+    Attributes:
+        signature: As the caller declared it.
+        module: The DSPy module.
+        types: The Python type of each input that declares one.
+        outputs: Names of the outputs in order, those that the module adds included.
+    """
+
+    signature: Signature
+    module: Any
+    types: dict[str, Any]
+    outputs: tuple[str, ...]
+
+
+class Programs:
+    """The programs of a worker by fingerprint; the one not used for longest makes room."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, Program] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, fingerprint: bytes, spec: msgspec.Raw) -> Program:
+        """The program with this fingerprint, built from its spec if it is not there."""
+        program = self._kept.get(fingerprint)
+        if program is None:
+            program = self._kept[fingerprint] = build(_decode_spec(spec))
+            if len(self._kept) > _PROGRAMS_KEPT:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(fingerprint)
+        return program
+
+
+def build(spec: ProgramSpec) -> Program:
+    """Build the DSPy module that a spec describes."""
+    module = _MODULES[spec.module](dspy_signature(spec.signature), **spec.options)
+    predictor = module if isinstance(module, dspy.Predict) else module.predict
+    types = {
+        field.name: resolve(field.type, _TYPES) for field in spec.signature.inputs if field.type
+    }
+    return Program(spec.signature, module, types, tuple(predictor.signature.output_fields))
+
+
+def dspy_signature(signature: Signature) -> Any:
+    """The ``dspy.Signature`` class, made from fields and never from text: DSPy's parser imports."""
+    fields: dict[str, tuple[Any, Any]] = {}
+    for field in signature.inputs:
+        # DSPy notes the absence of a type here, and then takes any value without a word.
+        untyped = {} if field.type else {"IS_TYPE_UNDEFINED": True}
+        fields[field.name] = (_type(field), dspy.InputField(**_description(field), **untyped))
+    for field in signature.outputs:
+        fields[field.name] = (_type(field), dspy.OutputField(**_description(field)))
+    return dspy.make_signature(fields, signature.instructions)
+
+
+def _type(field: Field) -> Any:
+    return resolve(field.type, _TYPES) if field.type else str
+
+
+def _description(field: Field) -> dict[str, str]:
+    return {} if field.description is None else {"desc": field.description}
+
+
+class LMs:
+    """The LMs that calls on this channel may name, each with its adapter, built when first used."""
+
+    def __init__(self, allow_modules: list[str]) -> None:
+        self._allow_modules = allow_modules
+        self._specs: dict[int, LMSpec] = {}
+        self._built: dict[int, tuple[dspy.LM, Any]] = {}
+
+    def add(self, number: int, spec: LMSpec) -> None:
+        """Take note of an LM."""
+        self._specs[number] = spec
+
+    def drop(self, number: int) -> None:
+        """Forget an LM; its connections close when its last call has ended."""
+        self._specs.pop(number, None)
+        self._built.pop(number, None)
+
+    def get(self, number: int) -> tuple[dspy.LM, Any]:
+        """The LM of that number and its adapter."""
+        if number not in self._built:
+            if number not in self._specs:
+                raise LMNotConfigured("the call names no language model")
+            spec = self._specs[number]
+            lm = build_lm(spec, self._allow_modules)
+            self._built[number] = (lm, self._adapter(spec, lm))
+        return self._built[number]
+
+    def _adapter(self, spec: LMSpec, lm: dspy.LM) -> Any:
+        match spec.adapter:
+            case "chat":
+                return dspy.ChatAdapter()
+            case "json":
+                return dspy.JSONAdapter()
+            case "xml":
+                return dspy.XMLAdapter()
+            case "two_step":
+                second = build_lm(spec.extraction, self._allow_modules) if spec.extraction else lm
+                return dspy.TwoStepAdapter(extraction_model=second)
+        return load_allowed(spec.adapter, self._allow_modules)()
+
+    def secrets(self) -> list[str]:
+        """The keys that this worker holds, for scrubbing what leaves it."""
+        specs = [*self._specs.values(), *(s.extraction for s in self._specs.values() if s.extraction)]
+        return [spec.api_key for spec in specs if spec.api_key]

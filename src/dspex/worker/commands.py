@@ -1,0 +1,176 @@
+"""The commands that a worker answers: its own, and those of the operator's modules."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pydantic
+
+from dspex.errors import InvalidInput, InvalidOption, NotAllowed, PythonError
+from dspex.program import catalogue
+from dspex.program.spec import make
+from dspex.types import commands as registered
+from dspex.wire.messages import Call
+from dspex.wire.values import decode, encode_result
+from dspex.worker import faults
+from dspex.worker.build import build
+from dspex.worker.engine import is_allowed
+from dspex.worker.run import run_program
+
+if TYPE_CHECKING:
+    from dspex.worker.main import Worker
+
+
+class Commands:
+    """The registry of one worker."""
+
+    def __init__(self, worker: Worker, allow_modules: list[str], slots: int) -> None:
+        self._worker = worker
+        self._allow_modules = allow_modules
+        self._imported = False
+        # User code has threads of its own: DSPy's acall needs the loop's default executor.
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dspex-command")
+        self._own: dict[str, Callable[[Call], Any]] = {
+            "describe": self._describe,
+            "get_stats": self._get_stats,
+            "execute_module": self._execute_module,
+            "run": self._execute_module,
+        }
+
+    async def run(self, call: Call) -> bytes:
+        """Run the call's command and return its encoded result."""
+        own = self._own.get(call.command)
+        if own is not None:
+            result = own(call)
+            return await result if inspect.isawaitable(result) else result
+        return await self._run_users(call)
+
+    async def _execute_module(self, call: Call) -> bytes:
+        worker = self._worker
+        program = worker.programs.get(call.fingerprint, call.program)
+        lm, adapter = worker.lms.get(call.lm)
+        return await run_program(program, decode(call.args), lm, adapter)
+
+    def _get_stats(self, _call: Call) -> bytes:
+        worker = self._worker
+        return encode_result(
+            {
+                "pid": os.getpid(),
+                "in_flight": len(worker.running) - 1,
+                "done": worker.done,
+                "programs": len(worker.programs),
+                "python": sys.version.split()[0],
+                "dspy": dspy.__version__,
+            }
+        )
+
+    def _describe(self, call: Call) -> bytes:
+        asked = decode(call.args) or {}
+        if unknown := sorted(set(asked) - {"signature", "module"}):
+            raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
+        if "signature" not in asked:
+            return encode_result(
+                {
+                    "commands": sorted([*self._own, "ping", "echo", "shutdown", *registered]),
+                    "modules": list(catalogue.MODULES),
+                    "dspy": dspy.__version__,
+                }
+            )
+        spec = make(asked.get("module", "dspy.Predict"), asked["signature"])
+        program = build(spec)
+        declared = program.module if isinstance(program.module, dspy.Predict) else program.module.predict
+        return encode_result(
+            {
+                "module": spec.module,
+                "instructions": declared.signature.instructions,
+                "inputs": _schemas(declared.signature.input_fields),
+                "outputs": _schemas(declared.signature.output_fields),
+            }
+        )
+
+    # Commands of the operator's modules
+
+    async def _run_users(self, call: Call) -> bytes:
+        function = registered.get(call.command)
+        if function is None and not self._imported:
+            await self._in_thread(self._import_allowed)
+            function = registered.get(call.command)
+        if function is None or not is_allowed(function.__module__, self._allow_modules):
+            known = ", ".join(sorted([*self._own, "ping", "echo", "shutdown", *registered]))
+            raise NotAllowed(
+                f"no command {call.command!r}; a module that Settings(allow_modules=[...]) names has to "
+                f"register it with @dspex.command. Known: {known}",
+                details={"command": call.command},
+            )
+        arguments = decode(call.args) or {}
+        if not isinstance(arguments, dict):
+            raise InvalidInput("a command's arguments have to be a dict, by parameter name")
+        try:
+            inspect.signature(function).bind(**arguments)
+        except TypeError as error:
+            raise InvalidOption(
+                f"{call.command}: {error}", details={"command": call.command}
+            ) from None
+        if inspect.iscoroutinefunction(function):
+            return encode_result(await function(**arguments))
+        return encode_result(await self._in_thread(functools.partial(function, **arguments)))
+
+    def _import_allowed(self) -> None:
+        for module in self._allow_modules:
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                raise PythonError(
+                    f"importing {module!r}, which allow_modules names, failed: {type(error).__name__}: {error}",
+                    details={
+                        "type": type(error).__qualname__,
+                        "message": str(error),
+                        "frames": faults.frames(error),
+                    },
+                ) from error
+        self._imported = True
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        """Run a blocking function; a cancelled call keeps its slot until the thread has really ended.
+
+        A thread cannot be stopped. To answer sooner would call a thing stopped that still runs, so nothing
+        is said, and after its grace the supervisor kills this process.
+        """
+        context = contextvars.copy_context()
+        ended = asyncio.get_running_loop().run_in_executor(self._threads, context.run, function)
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            while not ended.done():
+                try:
+                    await asyncio.wait([ended])
+                except asyncio.CancelledError:
+                    continue
+            raise
+
+
+def _schemas(fields: Any) -> dict[str, Any]:
+    described = {}
+    for name, info in fields.items():
+        try:
+            schema = pydantic.TypeAdapter(info.annotation).json_schema()
+        except pydantic.errors.PydanticInvalidForJsonSchema:
+            schema = {}
+        description = info.json_schema_extra["desc"]
+        described[name] = {
+            "schema": schema,
+            "description": None if description == f"${{{name}}}" else description,
+        }
+    return described
+
+

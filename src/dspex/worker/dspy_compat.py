@@ -1,0 +1,118 @@
+"""Everything that dspex changes inside DSPy, in one place, each with its reason.
+
+DSPy is used and not forked. What follows keeps its behaviour and lowers its cost, and
+``tests/test_dspy_compat.py`` compares each change with the stock code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import os
+import warnings
+from typing import Any
+
+# DSPy would fetch a map of prices from the network in the middle of a process's first call.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+# A worker is one of many on its cores: numerical libraries get one thread each.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import dspy
+import dspy.adapters.utils
+import dspy.clients.capabilities
+import dspy.clients.costs
+import dspy.clients.model_metadata
+import pydantic
+
+_TYPES_KEPT = 1024
+
+
+def prepare() -> None:
+    """Load what DSPy loads late, switch its caches off, and put the cheaper parts in. Before any fork."""
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    dspy.clients.model_metadata._load()
+    _cache_type_adapters()
+    _cache_model_info()
+    _warm_up()
+
+
+def freeze() -> None:
+    """Move all that is loaded out of the collector's sight, so that forks keep sharing its memory."""
+    gc.collect()
+    gc.freeze()
+
+
+def _cache_type_adapters() -> None:
+    """DSPy builds a pydantic ``TypeAdapter`` for each value it formats: a quarter of a call's CPU."""
+    stock = pydantic.TypeAdapter
+    build = functools.lru_cache(_TYPES_KEPT)(stock)
+
+    @functools.wraps(stock, updated=())
+    def cached(annotation: Any) -> pydantic.TypeAdapter[Any]:
+        # Literal[1] and Literal[True] are equal and hash alike, so the spelling is part of the key.
+        if isinstance(annotation, type):
+            return build(annotation)
+        try:
+            return by_spelling(annotation, repr(annotation))
+        except TypeError:  # not hashable
+            return stock(annotation)
+
+    @functools.lru_cache(_TYPES_KEPT)
+    def by_spelling(annotation: Any, _spelling: str) -> pydantic.TypeAdapter[Any]:
+        return stock(annotation)
+
+    dspy.adapters.utils.TypeAdapter = cached
+
+
+def _cache_model_info() -> None:
+    """DSPy searches the whole map of models for each call's price and abilities; the map never changes."""
+    stock = dspy.clients.model_metadata.model_info
+
+    @functools.lru_cache(_TYPES_KEPT)
+    def cached(provider: str, model: str, namespaces: tuple[str, ...] | None) -> dict[str, Any]:
+        found: dict[str, Any] = stock(provider, model, namespaces=namespaces)
+        return found
+
+    @functools.wraps(stock)
+    def model_info(provider: str, model: str, *, namespaces: Any = None) -> dict[str, Any]:
+        return cached(provider, model, None if namespaces is None else tuple(namespaces))
+
+    dspy.clients.costs.model_info = model_info
+    dspy.clients.capabilities.model_info = model_info
+
+
+class _Instant:
+    """An engine that answers at once, to build all that a first call builds."""
+
+    def complete(self, request: Any) -> Any:
+        text = '[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]'
+        return dspy.lm15.Response(
+            id=None,
+            model="instant",
+            message=dspy.lm15.Message.assistant([dspy.lm15.TextPart(text)]),
+            finish_reason="stop",
+            usage=dspy.lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0),
+        )
+
+
+class _AsyncInstant:
+    async def complete(self, request: Any) -> Any:
+        return _Instant().complete(request)
+
+
+def _warm_up() -> None:
+    """Run one throw-away program, so that a forked worker's first answer takes 15 ms and not 50."""
+    lm = dspy.LM("dspex/instant", engine=_Instant(), async_engine=_AsyncInstant(), cache=False)
+
+    async def once() -> None:
+        with warnings.catch_warnings(), dspy.context(lm=lm, disable_history=True, max_trace_size=0):
+            warnings.simplefilter("ignore")
+            await dspy.ChainOfThought("question -> answer").acall(question="?")
+
+    # ChainOfThought's reasoning is missing from the answer: the JSON adapter is tried, and warmed, too.
+    try:
+        asyncio.run(once())
+    except dspy.utils.exceptions.AdapterParseError:
+        pass

@@ -1,0 +1,297 @@
+"""Every LM request of a worker passes here: the one place that sends, retries, prices and counts.
+
+DSPy's own engines do the talking. They are wrapped so that one LM keeps one store of connections
+without DSPy's cap of 100, so that no credential or address is taken from the environment, and so that
+each request is recorded in the call that made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import random
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+from dspy.clients.costs import estimate_cost
+from dspy.clients.engines import AsyncLM15Engine, LM15Engine
+from dspy.clients.errors import wrap_error
+from dspy.lm15 import (
+    AccessPolicy,
+    EndpointSupport,
+    LM15Error,
+    LockTimeoutError,
+    OpenAIChatCompat,
+    ProviderDefinition,
+    RateLimitError,
+    RouterConfig,
+    ServerError,
+    TransportError,
+)
+from dspy.lm15 import TimeoutError as RequestTimeout
+
+from dspex.errors import NotAllowed
+from dspex.types import LMRequest, LMSpec, Usage
+from dspex.worker import faults
+
+# Far above what one worker has slots for; the slots are the limit.
+_CONNECTIONS = 4096
+_RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
+
+
+@dataclass(slots=True)
+class CallScope:
+    """What the running call knows of itself, wherever in the program a request is made.
+
+    Attributes:
+        deadline: Monotonic second at which the call ends; None never.
+        requests: The LM requests it has made.
+    """
+
+    deadline: float | None = None
+    requests: list[LMRequest] = field(default_factory=list)
+
+
+current: ContextVar[CallScope] = ContextVar("dspex_call")
+
+
+def build_lm(spec: LMSpec, allow_modules: list[str]) -> dspy.LM:
+    """The ``dspy.LM`` that a spec describes, on engines of this room.
+
+    Raises:
+        NotAllowed: The spec names an engine outside ``allow_modules``.
+        dspy.utils.exceptions.LMConfigurationError: DSPy refuses the parameters for this model.
+    """
+    if spec.engine is not None:
+        own = load_allowed(spec.engine, allow_modules)()
+        counted, counted_async = Counted(spec, None, own), CountedAsync(spec, None, own)
+        _declare(counted, own, spec)
+    else:
+        config, provider = _routing(spec)
+        counted = Counted(spec, provider, LM15Engine(config))
+        counted_async = CountedAsync(spec, provider, _Direct(config))
+        _declare(counted, _stock(spec), spec)
+    return dspy.LM(
+        spec.model,
+        engine=counted,
+        async_engine=counted_async,
+        cache=False,
+        num_retries=0,
+        temperature=spec.temperature,
+        max_tokens=spec.max_tokens,
+        **spec.params,
+    )
+
+
+def load_allowed(path: str, allow_modules: list[str]) -> Any:
+    """Import ``"package.module:Name"`` if the operator allowed it.
+
+    Raises:
+        NotAllowed: The module is not among ``allow_modules``, nor below one of them.
+    """
+    module, _, name = path.partition(":")
+    if not is_allowed(module, allow_modules) or not name.isidentifier():
+        raise NotAllowed(
+            f"{path!r} may not be imported; allow it with Settings(allow_modules=[{module!r}])",
+            details={"path": path},
+        )
+    return getattr(importlib.import_module(module), name)
+
+
+def is_allowed(module: str, allow_modules: list[str]) -> bool:
+    """Whether a module is one of the allowed ones, or below one."""
+    return any(module == root or module.startswith(f"{root}.") for root in allow_modules)
+
+
+def _routing(spec: LMSpec) -> tuple[RouterConfig, str]:
+    """Where requests go and with which key; nothing comes from the environment."""
+    declared: tuple[ProviderDefinition, ...] = ()
+    if spec.model.startswith("local/"):
+        access = AccessPolicy(
+            provider="local", base_url=str(spec.base_url), supports=EndpointSupport(complete=True, stream=True)
+        )
+        compat = OpenAIChatCompat(
+            instruction_role="system", max_tokens_field="max_tokens", json_schema="send"
+        )
+        declared = (ProviderDefinition.chat(access, compat=compat, placeholder_key="none"),)
+    provider = LM15Engine(RouterConfig(env={}, providers=declared)).resolve(spec.model).provider
+    return (
+        RouterConfig(
+            env={},
+            api_keys={provider: spec.api_key} if spec.api_key else None,
+            base_urls={provider: spec.base_url} if spec.base_url else None,
+            max_connections=_CONNECTIONS,
+            providers=declared,
+        ),
+        provider,
+    )
+
+
+def _stock(spec: LMSpec) -> Any:
+    """A stock LM to ask what the model supports; it is never called."""
+    if spec.model.startswith("local/"):
+        return _LocalAbilities
+    return dspy.LM(spec.model, engine="lm15", api_key=spec.api_key or "none", api_base=spec.base_url)
+
+
+class _LocalAbilities:
+    supports_response_schema = True
+    supported_params = frozenset(
+        {"temperature", "max_tokens", "top_p", "stop", "seed", "stream", "response_format"}
+    )
+
+
+def _declare(engine: Any, source: Any, spec: LMSpec) -> None:
+    """Copy what a model supports: DSPy asks the engine, and sends no JSON schema without an answer."""
+    for name in ("supports_function_calling", "supports_reasoning", "supports_response_schema"):
+        setattr(engine, name, bool(getattr(source, name, False)))
+    params = frozenset(getattr(source, "supported_params", ()) or ())
+    if spec.schema is not None:
+        engine.supports_response_schema = spec.schema
+        params |= {"response_format"} if spec.schema else frozenset()
+    engine.supported_params = params
+
+
+class _Direct(AsyncLM15Engine):  # type: ignore[misc]
+    """The stock engine without its hop to a thread for each request.
+
+    The hop is there because building a provider may read credentials from disk. Ours are given, so only
+    the first request of each worker builds something, and that is no I/O.
+    """
+
+    async def complete(self, request: Any) -> Any:
+        provider, routed = self._target(request)
+        return await provider.complete(routed)
+
+
+class _Recorded:
+    """What the sync and the async engine share: waits, prices, records."""
+
+    supports_function_calling: bool
+    supports_reasoning: bool
+    supports_response_schema: bool
+    supported_params: frozenset[str]
+
+    def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
+        self._spec = spec
+        self._provider = provider
+        self._engine = engine
+
+    def _pause(self, error: LM15Error, attempt: int) -> float | None:
+        """Seconds to wait before the next attempt; None when there is none, or no time for it."""
+        retry = self._spec.retry
+        if attempt + 1 >= retry.attempts or not isinstance(error, _RETRYABLE):
+            return None
+        if error.retry_after is not None:
+            pause = error.retry_after
+        else:
+            pause = min(retry.wait * 2**attempt, retry.max_wait) * random.uniform(0.5, 1.0)
+        deadline = current.get().deadline
+        return pause if deadline is None or time.monotonic() + pause < deadline else None
+
+    def _record(self, started: float, attempt: int, request: Any, outcome: Any) -> None:
+        failed = isinstance(outcome, BaseException)
+        if not failed:
+            usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)
+            cost, model, status = self._price(outcome, request), outcome.model or self._spec.model, "ok"
+        else:
+            usage, cost, model = Usage(), None, self._spec.model
+            status = _status(outcome, self._spec.model)
+        seconds = time.monotonic() - started
+        current.get().requests.append(LMRequest(model, usage, seconds, status, attempt, cost))
+
+    def _price(self, response: Any, request: Any) -> float | None:
+        if self._provider is None or self._provider == "local":
+            return None
+        wanted = self._spec.model.partition("/")[2]
+        cost, _why = estimate_cost(
+            response, provider=self._provider, requested_model=wanted, request=request
+        )
+        return None if cost is None else float(cost)
+
+
+def _status(error: BaseException, model: str) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    if isinstance(error, Exception):
+        kind = faults.kind_of(wrap_error(error, model=model))
+        return kind.code if kind else "python_error"
+    return type(error).__name__
+
+
+class Counted(_Recorded):
+    """One LM's synchronous engine."""
+
+    def complete(self, request: Any) -> Any:
+        """Send the request, again if it failed in a way that may pass, and record it."""
+        started, attempt = time.monotonic(), 0
+        while True:
+            try:
+                response = self._engine.complete(request)
+            except LM15Error as error:
+                pause = self._pause(error, attempt)
+                if pause is None:
+                    self._record(started, attempt, request, error)
+                    raise
+                time.sleep(pause)
+                attempt += 1
+            except BaseException as error:
+                self._record(started, attempt, request, error)
+                raise
+            else:
+                self._record(started, attempt, request, response)
+                return response
+
+    def close(self) -> None:
+        """Close the connections."""
+        if hasattr(self._engine, "close"):
+            self._engine.close()
+
+
+class CountedAsync(_Recorded):
+    """One LM's asynchronous engine, on the worker's loop."""
+
+    async def complete(self, request: Any) -> Any:
+        """Send the request, again if it failed in a way that may pass, and record it."""
+        started, attempt = time.monotonic(), 0
+        while True:
+            try:
+                response = await self._once(request)
+            except LM15Error as error:
+                pause = self._pause(error, attempt)
+                if pause is None:
+                    self._record(started, attempt, request, error)
+                    raise
+                await asyncio.sleep(pause)
+                attempt += 1
+            except BaseException as error:
+                self._record(started, attempt, request, error)
+                raise
+            else:
+                self._record(started, attempt, request, response)
+                return response
+
+    async def _once(self, request: Any) -> Any:
+        if self._spec.timeout is None:
+            return await self._ask(request)
+        try:
+            async with asyncio.timeout(self._spec.timeout):
+                return await self._ask(request)
+        except TimeoutError as error:
+            if isinstance(error, LM15Error):  # the provider's own, a subclass of both
+                raise
+            raise RequestTimeout(
+                f"no answer within the profile's timeout of {self._spec.timeout:g} s"
+            ) from error
+
+    async def _ask(self, request: Any) -> Any:
+        outcome = self._engine.complete(request)
+        return await outcome if asyncio.iscoroutine(outcome) else outcome
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if hasattr(self._engine, "aclose"):
+            await self._engine.aclose()

@@ -1,0 +1,132 @@
+"""What a failure inside a worker is called outside: one table from DSPy's classes to dspex's."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dspy.utils import exceptions as dspy_errors
+
+from dspex import errors
+
+# Specific classes before their parents; tests/test_faults.py walks DSPy's tree and finds each class here.
+_TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
+    (dspy_errors.ContextWindowExceededError, errors.LMContextWindow),
+    (dspy_errors.LMAuthError, errors.LMAuth),
+    (dspy_errors.LMBillingError, errors.LMBilling),
+    (dspy_errors.LMRateLimitError, errors.LMRateLimited),
+    (dspy_errors.LMTimeoutError, errors.LMTimeout),
+    (dspy_errors.LMUnsupportedModelError, errors.LMUnsupported),
+    (dspy_errors.LMUnsupportedFeatureError, errors.LMUnsupported),
+    (dspy_errors.LMInvalidRequestError, errors.LMInvalidRequest),
+    (dspy_errors.LMServerError, errors.LMUnavailable),
+    (dspy_errors.LMTransportError, errors.LMUnavailable),
+    (dspy_errors.LMLockTimeoutError, errors.LMUnavailable),
+    (dspy_errors.LMNotConfiguredError, errors.LMNotConfigured),
+    (dspy_errors.LMConfigurationError, errors.LMInvalidRequest),
+    (dspy_errors.LMCollectionLimitError, errors.LMUnavailable),
+    (dspy_errors.LMStreamAssemblyError, errors.LMUnavailable),
+    (dspy_errors.LMUnexpectedError, errors.LMUnavailable),
+    (dspy_errors.LMProviderError, errors.LMUnavailable),
+    (dspy_errors.LMError, errors.LMUnavailable),
+)
+_TEXT_KEPT = 4000
+_HERE = str(Path(__file__).parent)
+_DSPY = str(Path(dspy_errors.__file__).parents[1])
+
+
+def kind_of(error: BaseException) -> type[errors.DspexError] | None:
+    """The dspex class for an LM failure of DSPy's; None for any other exception."""
+    return next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), None)
+
+
+def translate(error: BaseException, secrets: Iterable[str] = ()) -> errors.DspexError:
+    """The dspex error that says what ``error`` says.
+
+    An exception of the user's own code becomes ``python_error`` with its type, message and frames.
+
+    Args:
+        error: What was raised while a call ran.
+        secrets: Strings that must not leave the worker; a provider may repeat a key in its message.
+    """
+    return scrub(_translate(error), secrets)
+
+
+def _translate(error: BaseException) -> errors.DspexError:
+    if isinstance(error, errors.DspexError):
+        return error
+    if isinstance(error, dspy_errors.AdapterParseError):
+        return _parse_error(error)
+    kind = kind_of(error)
+    if kind is not None:
+        return _lm_error(kind, error)
+    return errors.PythonError(
+        f"{type(error).__name__}: {error}",
+        details={
+            "type": type(error).__qualname__,
+            "message": str(error)[:_TEXT_KEPT],
+            "frames": frames(error),
+        },
+    )
+
+
+def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
+    facts = {
+        name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")
+    }
+    return kind(
+        str(error)[:_TEXT_KEPT] or type(error).__name__,
+        details={name: value for name, value in facts.items() if value is not None},
+        retry_after=getattr(error, "retry_after", None),
+    )
+
+
+def _parse_error(error: Any) -> errors.ParseError:
+    wanted = list(error.signature.output_fields)
+    return errors.ParseError(
+        f"the model's text does not have the outputs {', '.join(wanted)}; a larger max_tokens, "
+        "adapter='json' or a stronger model may help",
+        details={
+            "text": str(error.lm_response)[:_TEXT_KEPT],
+            "adapter": error.adapter_name,
+            "expected": wanted,
+            "found": list(error.parsed_result or {}),
+        },
+    )
+
+
+def frames(error: BaseException) -> list[dict[str, Any]]:
+    """Where the user's code was, outermost first: file, line, function and source line of each frame.
+
+    Frames of dspex and DSPy are left out, unless nothing else remains.
+    """
+    found = traceback.extract_tb(error.__traceback__)
+    users = [frame for frame in found if not frame.filename.startswith((_HERE, _DSPY))]
+    return [
+        {"file": frame.filename, "line": frame.lineno, "function": frame.name, "source": frame.line or ""}
+        for frame in (users or found[-3:])
+    ]
+
+
+def scrub(error: errors.DspexError, secrets: Iterable[str]) -> errors.DspexError:
+    """The same error with every secret replaced by ``***``, in its message and its details."""
+    known = [secret for secret in secrets if len(secret) >= 4]
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            for secret in known:
+                value = value.replace(secret, "***")
+            return value
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        return value
+
+    if known:
+        error.message = clean(error.message)
+        error.details = clean(error.details)
+        error.args = (error.message,)
+    return error

@@ -1,0 +1,260 @@
+"""A worker's life after the fork: one event loop, one channel, many calls at once."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+from dspex.errors import Cancelled, DspexError, PayloadTooLarge, PythonTimeout, ResultTooLarge
+from dspex.process import lifeline, limits
+from dspex.wire.channel import Channel
+from dspex.wire.messages import (
+    NOTHING,
+    PROTOCOL,
+    Call,
+    Cancel,
+    DropLM,
+    Fault,
+    Ready,
+    Result,
+    Shutdown,
+    ToWorker,
+    UseLM,
+    WorkerOptions,
+)
+from dspex.worker import faults
+from dspex.worker.build import LMs, Programs
+from dspex.worker.commands import Commands
+from dspex.worker.engine import CallScope, current
+
+_log = logging.getLogger("dspex.worker")
+
+
+class Running:
+    """A call that runs.
+
+    Attributes:
+        task: What runs it.
+        stop: The error to answer with once it has stopped, when it was told to.
+        timer: Fires at the call's deadline.
+    """
+
+    __slots__ = ("stop", "task", "timer")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.stop: DspexError | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Worker:
+    """Answers calls until its channel ends.
+
+    Attributes:
+        running: The calls that run, by number.
+        done: How many have ended.
+    """
+
+    def __init__(self, sock: socket.socket, options: WorkerOptions) -> None:
+        self.running: dict[int, Running] = {}
+        self.done = 0
+        self.programs = Programs()
+        self.lms = LMs(options.allow_modules)
+        self._limit = options.max_payload
+        self._commands = Commands(self, options.allow_modules, options.slots)
+        self._ended = asyncio.Event()
+        self._channel: Channel[ToWorker] = Channel(
+            sock,
+            ToWorker,
+            on_message=self._on_message,
+            on_close=self._on_close,
+            limit=options.max_payload + 4096,
+        )
+
+    async def serve(self) -> None:
+        """Say that this worker is ready, and answer until told to stop."""
+        self._channel.send(Ready(PROTOCOL, os.getpid()))
+        await self._ended.wait()
+        for running in self.running.values():
+            if running.task is not None:
+                running.task.cancel()
+        await self._channel.drained()
+
+    def _on_close(self, reason: str | None) -> None:
+        if reason is not None:
+            _log.error("the channel to the supervisor ended: %s", reason)
+        self._ended.set()
+
+    def _on_message(self, message: ToWorker) -> None:
+        match message:
+            case Call():
+                self._start(message)
+            case Cancel(id=number):
+                self._stop(number, Cancelled("the caller went away"))
+            case UseLM(number=number, spec=spec):
+                self.lms.add(number, spec)
+            case DropLM(number=number):
+                self.lms.drop(number)
+            case Shutdown():
+                self._ended.set()
+
+    def _start(self, call: Call) -> None:
+        match call.command:
+            case "echo":
+                self._channel.send(Result(call.id, call.args))
+                self.done += 1
+            case "ping":
+                self._channel.send(Result(call.id, _PONG))
+                self.done += 1
+            case "shutdown":
+                self._channel.send(Result(call.id, NOTHING))
+                self._ended.set()
+            case _:
+                running = self.running[call.id] = Running()
+                if call.deadline is not None:
+                    left = call.deadline - time.monotonic()
+                    loop = asyncio.get_running_loop()
+                    running.timer = loop.call_later(max(0.0, left), self._expire, call.id)
+                running.task = asyncio.create_task(self._run(call, running))
+
+    def _expire(self, number: int) -> None:
+        self._stop(number, PythonTimeout("the deadline passed"))
+
+    def _stop(self, number: int, error: DspexError) -> None:
+        running = self.running.get(number)
+        if running is not None and running.task is not None and running.stop is None:
+            running.stop = error
+            running.task.cancel()
+
+    async def _run(self, call: Call, running: Running) -> None:
+        scope = CallScope(call.deadline)
+        current.set(scope)
+        started = time.monotonic()
+        error: DspexError | None = None
+        data = b""
+        try:
+            data = await self._commands.run(call)
+        except asyncio.CancelledError:
+            error = running.stop or Cancelled("the worker is shutting down")
+        except BaseException as raised:  # noqa: BLE001 (SystemExit of user code is a failed call, too)
+            error = running.stop or faults.translate(raised, self.lms.secrets())
+        if running.timer is not None:
+            running.timer.cancel()
+        del self.running[call.id]
+        self.done += 1
+        seconds = time.monotonic() - started
+        if error is None and len(data) > self._limit:
+            error = _too_large(len(data), self._limit)
+        if error is None:
+            self._channel.send(Result(call.id, _raw(data), scope.requests, seconds))
+        else:
+            self._send_fault(Fault(call.id, error.to_wire(), scope.requests, seconds))
+
+    def _send_fault(self, fault: Fault) -> None:
+        try:
+            self._channel.send(fault)
+        except (PayloadTooLarge, TypeError, ValueError, UnicodeError):
+            # Its details cannot travel; the failure itself has to.
+            bare = {**fault.error, "details": {}, "message": repr(fault.error["message"])[:2000]}
+            self._channel.send(Fault(fault.id, bare, fault.requests, fault.seconds))
+
+
+def _raw(data: bytes) -> Any:
+    import msgspec
+
+    return msgspec.Raw(data)
+
+
+def _too_large(size: int, limit: int) -> ResultTooLarge:
+    return ResultTooLarge(
+        f"the result of {size:,} bytes is over the limit of {limit:,}; return less, or raise "
+        "Settings(max_payload=...)",
+        details={"size": size, "limit": limit},
+    )
+
+
+_PONG = _raw(b"\xa4pong")
+
+
+def become_worker(
+    sock: socket.socket, life: int, output: int, errors: int, parent: int, options: WorkerOptions
+) -> NoReturn:
+    """Turn a fresh fork of the zygote into a worker; never returns.
+
+    Args:
+        sock: The worker's end of its channel.
+        life: The read end of its lifeline.
+        output: Where its standard output goes.
+        errors: Where its standard error goes.
+        parent: The zygote's pid.
+        options: What the supervisor told.
+    """
+    status = 1
+    try:
+        os.setsid()
+        lifeline.die_with_parent(parent)
+        lifeline.arm(life)
+        lifeline.become_subreaper()
+        limits.be_expendable()
+        _reset_signals()
+        _reseed()
+        _redirect(output, errors)
+        for module in options.late_preload:
+            importlib.import_module(module)
+        asyncio.run(_main(sock, options))
+        status = 0
+    except BaseException:  # noqa: BLE001 (whatever it was, a worker must not run on as a zygote)
+        _log.exception("the worker failed")
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        # Never by the interpreter's own exit: that would wait for threads that may not end.
+        os._exit(status)
+
+
+async def _main(sock: socket.socket, options: WorkerOptions) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(options.slots + 16, thread_name_prefix="dspex-loop"))
+    await Worker(sock, options).serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def _reseed() -> None:
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def _redirect(output: int, errors: int) -> None:
+    """Standard output and error are the user's: pipes that the supervisor reads line by line."""
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.close(output)
+    os.close(errors)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard) if soft < hard else (soft, hard))

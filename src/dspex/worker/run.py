@@ -1,0 +1,46 @@
+"""Run a program for one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+
+from dspex.wire.values import encode_result
+from dspex.worker.build import Program
+from dspex.worker.validate import check_inputs
+
+# Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
+_QUIET = {
+    "disable_history": True,
+    "max_trace_size": 0,
+    "max_history_size": 0,
+    "warn_on_type_mismatch": False,  # ill-typed inputs were refused before
+}
+
+
+async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, adapter: Any) -> bytes:
+    """Run the program and return its outputs as an encoded value.
+
+    The value is a dict with ``outputs``, and with ``completions`` (a list of such outputs) when the model
+    was asked for several.
+
+    Raises:
+        InvalidInput: An input was refused; no LM was asked.
+    """
+    checked = check_inputs(program.signature, program.types, inputs)
+    with dspy.context(lm=lm, adapter=adapter, **_QUIET):
+        prediction = await program.module.acall(**checked)
+    answer = {"outputs": {name: _plain(prediction[name]) for name in program.outputs}}
+    completions = prediction.completions
+    if completions is not None and len(completions) > 1:
+        answer["completions"] = [
+            {name: _plain(completions[name][index]) for name in program.outputs}
+            for index in range(len(completions))
+        ]
+    return encode_result(answer)
+
+
+def _plain(value: Any) -> Any:
+    # DSPy's reasoning is text that may have come by the provider's own channel for it.
+    return str(value) if isinstance(value, dspy.Reasoning) else value

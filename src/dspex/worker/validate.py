@@ -1,0 +1,97 @@
+"""Inputs are refused here, before a language model is asked: DSPy would only log a warning and pay."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import dspy
+import msgspec
+import pydantic
+
+from dspex.errors import InvalidInput
+from dspex.program.signature import Signature
+
+_STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
+@lru_cache(maxsize=1024)
+def _adapter(annotation: Any, _spelling: str) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation, config=_STRICT)
+
+
+def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs as the program gets them.
+
+    A value has to be of the declared type, or the JSON form of one (a date as ISO text, a tuple as a
+    list). An input without a declared type takes any value, as in DSPy.
+
+    Args:
+        signature: The program's signature.
+        types: The Python type of each input that declares one.
+        inputs: Values by field name.
+
+    Raises:
+        InvalidInput: An input is missing, unknown or ill-typed; ``details`` names the fields.
+    """
+    if unknown := [name for name in inputs if all(name != field.name for field in signature.inputs)]:
+        raise InvalidInput(f"unknown inputs: {', '.join(unknown)}", details={"unknown": unknown})
+    checked = {}
+    for field in signature.inputs:
+        if field.name in inputs:
+            value = inputs[field.name]
+            if field.name in types and type(value) is not types[field.name]:
+                value = _convert(field.name, field.type, types[field.name], value)
+            _refuse_broken_text(field.name, value)
+            checked[field.name] = value
+        elif not (field.name in types and _allows_none(types[field.name])):
+            raise InvalidInput(f"the input {field.name!r} is missing", details={"missing": [field.name]})
+    return checked
+
+
+def _convert(name: str, spelling: str, annotation: Any, value: Any) -> Any:
+    if annotation is dspy.History:
+        return _history(name, value)
+    adapter = _adapter(annotation, spelling)
+    try:
+        return adapter.validate_python(value)
+    except pydantic.ValidationError as error:
+        try:
+            return adapter.validate_json(msgspec.json.encode(value))
+        except (pydantic.ValidationError, TypeError, ValueError):
+            raise _ill_typed(name, spelling, value, error) from None
+
+
+def _history(name: str, value: Any) -> Any:
+    turns = value.get("messages") if isinstance(value, dict) else value
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise InvalidInput(
+            f"the input {name!r} has to be a list of turns, each a dict by field name",
+            details={"field": name, "expected": "History", "got": type(value).__name__},
+        )
+    return dspy.History(messages=turns)
+
+
+def _ill_typed(name: str, spelling: str, value: Any, error: pydantic.ValidationError) -> InvalidInput:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = "".join(f"[{part!r}]" for part in first["loc"])
+    return InvalidInput(
+        f"the input {name + place!r} has to be {spelling}, and {type(value).__name__} given is not: "
+        f"{first['msg'].lower()}",
+        details={"field": name, "expected": spelling, "got": type(value).__name__},
+    )
+
+
+def _allows_none(annotation: Any) -> bool:
+    return bool(dspy.adapters.utils.annotation_allows_none(annotation))
+
+
+def _refuse_broken_text(name: str, value: Any) -> None:
+    # Half of a surrogate pair cannot be written as UTF-8, so no provider could receive it.
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(
+                f"the input {name!r} holds text that is not valid Unicode", details={"field": name}
+            ) from None

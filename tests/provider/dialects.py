@@ -1,0 +1,231 @@
+"""How each provider writes a prompt, an answer and an error as JSON."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+from urllib.parse import unquote
+
+#: The one code that means the same to every provider: the prompt is longer than the model's window.
+CONTEXT_LENGTH = "context_length_exceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The text of a request, whoever wrote it down.
+
+    Attributes:
+        system: The instructions; empty when there are none.
+        user: The last message of the user.
+        words: Whitespace-separated words of the instructions and of every message.
+        json: Whether the request itself demands JSON, apart from what its text says.
+    """
+
+    system: str
+    user: str
+    words: int
+    json: bool
+
+
+class Dialect(Protocol):
+    """One provider's wire format."""
+
+    def prompt(self, body: dict[str, Any]) -> Prompt:
+        """Read the prompt of a request."""
+
+    def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
+        """Write an assistant's text; ``tokens`` are those of the prompt and of the text."""
+
+    def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
+        """Write an error as the provider does; a message or code left out is the one usual for the status."""
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content, which is a string or a list of parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    return "\n".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
+
+
+def _prompt(system: str, messages: list[tuple[str, str]], *, json: bool) -> Prompt:
+    user = next((text for role, text in reversed(messages) if role == "user"), "")
+    words = len(system.split()) + sum(len(text.split()) for _, text in messages)
+    return Prompt(system, user, words, json)
+
+
+def _too_long(status: int, code: str | None) -> bool:
+    return status == 400 and code == CONTEXT_LENGTH
+
+
+class OpenAIChat:
+    """``POST /v1/chat/completions``, which many other providers speak as well."""
+
+    codes: ClassVar[dict[int, tuple[str, str | None]]] = {  # status → the error's type and its code
+        401: ("invalid_request_error", "invalid_api_key"),
+        404: ("invalid_request_error", "model_not_found"),
+        429: ("requests", "rate_limit_exceeded"),
+        500: ("server_error", "server_error"),
+        503: ("server_error", "service_unavailable"),
+    }
+    messages: ClassVar[dict[int, str]] = {
+        401: "Incorrect API key provided.",
+        404: "The model `{model}` does not exist or you do not have access to it.",
+        429: "Rate limit reached for {model}. Please try again later.",
+        500: "The server had an error while processing your request.",
+        503: "The engine is currently overloaded, please try again later.",
+    }
+
+    def prompt(self, body: dict[str, Any]) -> Prompt:
+        messages = [(row["role"], _text(row.get("content"))) for row in body.get("messages", ())]
+        system = "\n".join(text for role, text in messages if role in ("system", "developer"))
+        rest = [(role, text) for role, text in messages if role not in ("system", "developer")]
+        wanted = (body.get("response_format") or {}).get("type", "text")
+        return _prompt(system, rest, json=wanted != "text")
+
+    def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text}
+        return {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+            "usage": {
+                "prompt_tokens": tokens[0],
+                "completion_tokens": tokens[1],
+                "total_tokens": sum(tokens),
+            },
+        }
+
+    def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
+        kind, usual = self.codes.get(
+            status, ("invalid_request_error" if status < 500 else "server_error", None)
+        )
+        if message is None:
+            message = self.messages.get(status, "Request failed with status {status}.")
+            if _too_long(status, code):
+                message = "This model's maximum context length is 8192 tokens. Please reduce the messages."
+            message = message.format(model=model, status=status)
+        return {"error": {"message": message, "type": kind, "param": None, "code": code or usual}}
+
+
+class AnthropicMessages:
+    """``POST /v1/messages``."""
+
+    kinds: ClassVar[dict[int, str]] = {
+        400: "invalid_request_error",
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+        529: "overloaded_error",
+    }
+    messages: ClassVar[dict[int, str]] = {
+        401: "invalid x-api-key",
+        404: "model: {model} was not found",
+        429: "This request would exceed your account's rate limit. Please try again later.",
+        500: "Internal server error",
+        503: "Overloaded",
+    }
+
+    def prompt(self, body: dict[str, Any]) -> Prompt:
+        messages = [(row["role"], _text(row.get("content"))) for row in body.get("messages", ())]
+        wanted = (body.get("output_config") or {}).get("format") or body.get("output_format")
+        return _prompt(_text(body.get("system")), messages, json=wanted is not None)
+
+    def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "id": f"msg_{number}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": tokens[0], "output_tokens": tokens[1]},
+        }
+
+    def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
+        kind = self.kinds.get(status, "invalid_request_error" if status < 500 else "api_error")
+        if message is None:
+            message = self.messages.get(status, "Request failed with status {status}.")
+            if _too_long(status, code):
+                message = "prompt is too long: 200001 tokens > 200000 maximum"
+            message = message.format(model=model, status=status)
+        if code is not None and code != CONTEXT_LENGTH:  # Anthropic has no such code, only the message
+            kind = code
+        return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+class Gemini:
+    """``POST /v1beta/models/{model}:generateContent``."""
+
+    states: ClassVar[dict[int, str]] = {
+        400: "INVALID_ARGUMENT",
+        401: "UNAUTHENTICATED",
+        403: "PERMISSION_DENIED",
+        404: "NOT_FOUND",
+        429: "RESOURCE_EXHAUSTED",
+        503: "UNAVAILABLE",
+        504: "DEADLINE_EXCEEDED",
+    }
+    messages: ClassVar[dict[int, str]] = {
+        401: "API key not valid. Please pass a valid API key.",
+        404: "models/{model} is not found for API version v1beta, or is not supported for generateContent.",
+        429: "You exceeded your current quota. Please try again later.",
+        500: "An internal error has occurred. Please retry.",
+        503: "The model is overloaded. Please try again later.",
+    }
+
+    def prompt(self, body: dict[str, Any]) -> Prompt:
+        messages = [(row.get("role", "user"), _text(row.get("parts"))) for row in body.get("contents", ())]
+        system = _text((body.get("systemInstruction") or {}).get("parts"))
+        wanted = (body.get("generationConfig") or {}).get("responseMimeType")
+        return _prompt(system, messages, json=wanted == "application/json")
+
+    def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
+        content = {"role": "model", "parts": [{"text": text}]}
+        return {
+            "candidates": [{"index": 0, "content": content, "finishReason": "STOP"}],
+            "usageMetadata": {
+                "promptTokenCount": tokens[0],
+                "candidatesTokenCount": tokens[1],
+                "totalTokenCount": sum(tokens),
+            },
+            "modelVersion": model,
+            "responseId": f"gemini-{number}",
+        }
+
+    def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
+        state = self.states.get(status, "FAILED_PRECONDITION" if status < 500 else "INTERNAL")
+        if message is None:
+            message = self.messages.get(status, "Request failed with status {status}.")
+            if _too_long(status, code):
+                message = (
+                    "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576)."
+                )
+            message = message.format(model=model, status=status)
+        if code is not None and code != CONTEXT_LENGTH:  # Gemini has no such code, only the message
+            state = code
+        return {"error": {"code": status, "message": message, "status": state}}
+
+
+OPENAI, ANTHROPIC, GEMINI = OpenAIChat(), AnthropicMessages(), Gemini()
+
+
+def route(path: str) -> tuple[Dialect, str] | None:
+    """The dialect of a path and the model that the path names (empty: the body names it); None if unknown."""
+    if path == "/v1/chat/completions":
+        return OPENAI, ""
+    if path == "/v1/messages":
+        return ANTHROPIC, ""
+    head, tail = "/v1beta/models/", ":generateContent"
+    if path.startswith(head) and path.endswith(tail):
+        return GEMINI, unquote(path[len(head) : -len(tail)])
+    return None
