@@ -114,7 +114,7 @@ def test_an_input_named_reasoning_is_refused_for_chain_of_thought() -> None:
     with pytest.raises(InvalidSignature, match="adds an output 'reasoning'") as caught:
         spec.make("ChainOfThought", "question, reasoning -> verdict")
     place = caught.value.details["position"]
-    assert caught.value.details["signature"][place:].startswith("reasoning: str ->")
+    assert caught.value.details["signature"][place:].startswith("reasoning ->")
     assert spec.make("Predict", "question, reasoning -> verdict").module == "dspy.Predict"
 
 
@@ -139,7 +139,7 @@ def test_options_refuse_what_they_do_not_take(name: str, value: Any) -> None:
 
 
 def test_an_option_that_the_module_lacks_is_refused_by_name() -> None:
-    """If this failed, `max_hops` on ChainOfThought would be passed on, or refused without saying what there is."""
+    """If this failed, `max_hops` on ChainOfThought would be passed on, or refused without a hint."""
     with pytest.raises(InvalidOption) as caught:
         check(CHAIN, {"temperature": 1, "max_hops": 3})
     known = ", ".join(sorted(GENERATION))
@@ -155,7 +155,7 @@ def test_an_option_that_the_module_lacks_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("options", [[("n", 1)], "n=1", {1: 2}, {None: 1}, {"\ud800": 1}])
 def test_odd_options_are_refused_in_the_same_way(options: Any) -> None:
-    """If this failed, options of a wrong shape would surface as a TypeError, or as an error that cannot be sent."""
+    """If this failed, options of a wrong shape would be a TypeError, or an error that cannot be sent."""
     with pytest.raises(InvalidOption) as caught:
         check(PREDICT, options)
     msgspec.json.encode(caught.value.to_wire())
@@ -215,12 +215,12 @@ def test_a_fingerprint_is_the_same_in_every_process(seed: str) -> None:
         text=True,
         check=True,
     )
-    assert ran.stdout.strip() == "GOLDEN"
+    assert ran.stdout.strip() == "0260a9afd91e1d12cb0c0f4746dc757a"
 
 
 def test_nothing_heavy_is_imported() -> None:
-    """If this failed, the caller's process would load DSPy, or pay for pydantic or asyncio, to check a signature."""
-    rooms = "catalogue fieldtypes fingerprint options prompt scan signature spec".split()
+    """If this failed, the caller's process would load DSPy, pydantic or asyncio to check a signature."""
+    rooms = ["catalogue", "fieldtypes", "fingerprint", "options", "prompt", "scan", "signature", "spec"]
     imports = "; ".join(f"import dspex.program.{room}" for room in rooms)
     heavy = "{'dspy', 'pydantic', 'asyncio', 'litellm'} & set(sys.modules)"
     ran = subprocess.run(

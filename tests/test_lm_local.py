@@ -234,13 +234,18 @@ def test_ctrl_c_in_a_program_stops_the_thread(cache: Path, tmp_path: Path, piece
         import asyncio, os, pathlib, signal
         from dspex.lm.local import LocalModel
         from dspex.lm.weights import Weights
+        seen = []
         def progress(p):
-            if p.done < p.total / 2: os.kill(os.getpid(), signal.SIGINT)
+            if not seen: os.kill(os.getpid(), signal.SIGINT)
+            seen.append(p.done)
         async def main():
             model = LocalModel(None, slots=1, cache_dir=pathlib.Path({str(cache)!r}),
                                on_progress=progress, weights={weights(pieces)!r})
             await model.endpoint()
-        asyncio.run(main())
+        try:
+            asyncio.run(main())
+        finally:
+            print(max(seen))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -250,6 +255,7 @@ def test_ctrl_c_in_a_program_stops_the_thread(cache: Path, tmp_path: Path, piece
         check=False,
     )
     assert done.returncode == -signal.SIGINT, done.stderr
+    assert int(done.stdout) < 100 << 20
     assert files(cache) == set()
 
 

@@ -78,11 +78,12 @@ _HOMES = {
     "dspex.adapter.runtime": "Runtime",
     "dspex.errors": (
         "BudgetExceeded CallError Cancelled Conflict DspexError InvalidInput InvalidOption InvalidSignature "
-        "LMAuth LMBilling LMCircuitOpen LMContextWindow LMError LMInvalidRequest LMNotConfigured LMRateLimited "
-        "LMTimeout LMUnavailable LMUnsupported ModuleNotFound NotAllowed ParseError PayloadTooLarge PoisonCall "
-        "PoolClosed PoolError PoolSaturated PoolUnhealthy PythonError PythonTimeout QueueTimeout RateLimited "
-        "Refused ResultTooLarge SandboxError SandboxMissing SessionExpired SessionQuota StateError StoreError "
-        "ToolError UnknownProgram UnknownProvider UnknownSession WorkerLost"
+        "LMAuth LMBilling LMCircuitOpen LMContextWindow LMError LMInvalidRequest LMNotConfigured "
+        "LMRateLimited LMTimeout LMUnavailable LMUnsupported ModuleNotFound NotAllowed ParseError "
+        "PayloadTooLarge PoisonCall PoolClosed PoolError PoolSaturated PoolUnhealthy PythonError "
+        "PythonTimeout QueueTimeout RateLimited Refused ResultTooLarge SandboxError SandboxMissing "
+        "SessionExpired SessionQuota StateError StoreError ToolError UnknownProgram UnknownProvider "
+        "UnknownSession WorkerLost"
     ),
     "dspex.lm.profile": "LM",
     "dspex.pool.stats": "PoolStats RuntimeStats WorkerStats",

@@ -145,7 +145,7 @@ class DSPyAdapter:
         signature: str | Signature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
-        timeout: float | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> Response:
@@ -182,7 +182,7 @@ class DSPyAdapter:
         signature: str | Signature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
-        timeout: float | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> Response:
@@ -195,7 +195,9 @@ class DSPyAdapter:
     @property
     def _open(self) -> Runtime:
         if self._runtime is None:
-            raise RuntimeError("this adapter has no runtime: use `with DSPyAdapter(...)`, or runtime.adapter()")
+            raise RuntimeError(
+                "this adapter has no runtime: use `with DSPyAdapter(...)`, or runtime.adapter()"
+            )
         return self._runtime
 
     def _question(
@@ -205,7 +207,7 @@ class DSPyAdapter:
         signature: str | Signature | None,
         inputs: Mapping[str, Any] | None,
         lm: LM | str | None,
-        timeout: float | None | _Unset,
+        timeout: float | _Unset | None,
         options: dict[str, Any],
     ) -> Question:
         if self._module_config:

@@ -27,7 +27,8 @@ class Runtime:
     """Pools of workers, language models, and the way to them.
 
     ``with Runtime(...)`` has a thread of its own: its sync methods work anywhere, a notebook included, and
-    the async twins may be awaited from any loop. ``async with Runtime(...)`` lives on the loop that opened it.
+    the async twins may be awaited from any loop. ``async with Runtime(...)`` lives on the loop that
+    opened it.
 
     Args:
         lm: The LM of calls that name none: ``"openai/gpt-5-mini"``, ``"local"``, ``"local:/path.gguf"``, the

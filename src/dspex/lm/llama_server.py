@@ -138,7 +138,7 @@ def main(*, lifeline: int, control: int) -> None:
 def _serve(configuration: Configuration) -> tuple[Answer, Any]:
     """Load the model; the server has threads of its own and serves for as long as it is referenced."""
     try:
-        import xllamacpp  # noqa: PLC0415 - an extra
+        import xllamacpp
     except ImportError as error:
         return Answer(error=str(error), about="libgomp" if "libgomp" in str(error) else "runtime"), None
 

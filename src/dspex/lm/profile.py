@@ -129,9 +129,8 @@ class LM:
         if self.api_key is not None:
             secret = self.api_key if self.api_key.startswith("env:") else "***"
             shown.append(f"api_key={secret!r}")
-        for name in ("base_url", "temperature", "max_tokens", "timeout", "engine"):
-            if getattr(self, name) is not None:
-                shown.append(f"{name}={getattr(self, name)!r}")
+        names = ("base_url", "temperature", "max_tokens", "timeout", "engine")
+        shown += [f"{name}={value!r}" for name in names if (value := getattr(self, name)) is not None]
         return f"LM({', '.join(shown)})"
 
     def fetch_key(self) -> str | None:

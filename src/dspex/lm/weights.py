@@ -288,7 +288,7 @@ def _arrived(area: Path) -> int:
 def main(*, lifeline: int, repo: str, file: str, directory: str) -> None:
     """The downloading child: gets one file from the hub, or writes the reason to stdout."""
     arm(lifeline)
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url  # noqa: PLC0415 - slow
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
         # Asked once first: without a network the client would try again for half a minute.

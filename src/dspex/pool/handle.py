@@ -15,7 +15,18 @@ from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks, limits
 from dspex.wire.channel import Channel
-from dspex.wire.messages import PROTOCOL, Call, Cancel, DropLM, Fault, FromWorker, Ready, Result, Shutdown, UseLM
+from dspex.wire.messages import (
+    PROTOCOL,
+    Call,
+    Cancel,
+    DropLM,
+    Fault,
+    FromWorker,
+    Ready,
+    Result,
+    Shutdown,
+    UseLM,
+)
 
 _LMS_KEPT = 256
 _PROGRAMS_KEPT = 256

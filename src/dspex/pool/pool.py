@@ -315,7 +315,12 @@ class LocalPool:
                 work,
                 WorkerLost(
                     f"the worker was lost while it ran the call ({cause}){again}",
-                    details={"worker": worker.number, "pid": worker.pid, "cause": cause, "attempts": work.attempts},
+                    details={
+                        "worker": worker.number,
+                        "pid": worker.pid,
+                        "cause": cause,
+                        "attempts": work.attempts,
+                    },
                 ),
             )
 
@@ -338,5 +343,3 @@ def _cause(worker: WorkerHandle, status: int | None) -> str:
         name = f"signal {-status}"
     hint = " (out of memory, or somebody's kill)" if -status == signal.SIGKILL else ""
     return f"it died of {name}{hint}"
-
-

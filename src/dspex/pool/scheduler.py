@@ -18,13 +18,15 @@ def choose(workers: Iterable[WorkerHandle], work: Work) -> WorkerHandle | None:
     for worker in workers:
         if not worker.free:
             continue
-        if best is None or len(worker.in_flight) < len(best.in_flight):
-            best = worker
-        elif (
-            work.fingerprint
-            and len(worker.in_flight) == len(best.in_flight)
-            and not best.is_warm(work.fingerprint)
-            and worker.is_warm(work.fingerprint)
+        if (
+            best is None
+            or len(worker.in_flight) < len(best.in_flight)
+            or (
+                work.fingerprint
+                and len(worker.in_flight) == len(best.in_flight)
+                and not best.is_warm(work.fingerprint)
+                and worker.is_warm(work.fingerprint)
+            )
         ):
             best = worker
     return best

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -96,6 +95,7 @@ class Work:
         allowed = (self.deadline or now) - self.admitted
         how = "; its worker was killed" if killed else ""
         return PythonTimeout(
-            f"the call did not end within its {allowed:.3g} s ({phase}){how}; raise timeout=... if it needs longer",
+            f"the call did not end within its {allowed:.3g} s ({phase}){how}; raise timeout=... if it needs "
+            "longer",
             details={"phase": phase, "elapsed": round(now - self.admitted, 3), "killed": killed},
         )

@@ -18,11 +18,22 @@ from dspex.process import forks
 from dspex.process.lifeline import Lifeline
 from dspex.process.spawn import Child, spawn_in_thread
 from dspex.wire import packets
-from dspex.wire.messages import PROTOCOL, Boot, Booted, BootFailed, Exited, Fork, Forked, FromZygote, WorkerOptions
+from dspex.wire.messages import (
+    PROTOCOL,
+    Boot,
+    Booted,
+    BootFailed,
+    Exited,
+    Fork,
+    Forked,
+    FromZygote,
+    WorkerOptions,
+)
 
 _BASIC_ENV = (
     "PATH", "HOME", "TMPDIR", "LANG", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
 
@@ -103,9 +114,7 @@ class ZygoteClient:
         self._closed = False
         forks.guard(self)
 
-    async def fork(
-        self, options: WorkerOptions, on_exit: Callable[[int, int | None], None]
-    ) -> Forkling:
+    async def fork(self, options: WorkerOptions, on_exit: Callable[[int, int | None], None]) -> Forkling:
         """A new worker, which has yet to say that it is ready.
 
         Args:
@@ -205,16 +214,8 @@ class ZygoteClient:
         except (OSError, msgspec.DecodeError):
             message, descriptors = None, []
         match message:
-            case Booted(protocol=protocol):
-                if protocol == PROTOCOL:
-                    _settle(zygote.booted, [])
-                else:
-                    _fail(zygote.booted, f"the zygote speaks protocol {protocol}, this process {PROTOCOL}")
-            case BootFailed(cause=cause, threaded=threaded):
-                if threaded:
-                    _settle(zygote.booted, threaded)
-                else:
-                    _fail(zygote.booted, cause)
+            case Booted() | BootFailed():
+                _settle(zygote.booted, message)
             case Forked(worker=number, pid=pid):
                 answer = zygote.forks.get(number)
                 if answer is not None and not answer.done():
@@ -265,9 +266,14 @@ class ZygoteClient:
             forks.close_descriptor(zygote.control.detach())
 
 
-def _settle(future: asyncio.Future[list[str]], value: list[str]) -> None:
-    if not future.done():
-        future.set_result(value)
+def _settle(booted: asyncio.Future[list[str]], message: Booted | BootFailed) -> None:
+    """The zygote is ready, or has to be started again without the preloads that made threads, or broken."""
+    if isinstance(message, BootFailed) and not message.threaded:
+        _fail(booted, message.cause)
+    elif isinstance(message, Booted) and message.protocol != PROTOCOL:
+        _fail(booted, f"the zygote speaks protocol {message.protocol} and this process {PROTOCOL}")
+    elif not booted.done():
+        booted.set_result(message.threaded if isinstance(message, BootFailed) else [])
 
 
 def _fail(future: asyncio.Future[list[str]] | asyncio.Future[tuple[int, int]], cause: str) -> None:

@@ -1,1 +1,1 @@
-"""Children that never outlive their parent: start them, bind them to a lifeline, kill and reap their groups."""
+"""Children that never outlive their parent: started, bound to a lifeline, killed and reaped as a group."""

@@ -117,7 +117,7 @@ def spawn(
     passed = {**(descriptors or {}), "lifeline": lifeline.read_end}
     command = [python or sys.executable, "-P", "-c", _BOOT, _ROOT, module]
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 (an interpreter and a module of ours)
             [*command, json.dumps({**(arguments or {}), **passed})],
             env=None if env is None else dict(env),
             pass_fds=list(passed.values()),

@@ -69,7 +69,7 @@ def find(name: str) -> ModuleEntry:
             return entry
     written = name if isinstance(name, str) else type(name).__name__
     known = list(MODULES)
-    shown = ascii(written if len(written) <= 80 else written[:80] + "…")
+    shown = ascii(written if len(written) <= 80 else written[:80] + "...")
     # Compared without the prefix, which would make every name look half right.
     close = nearest(written.removeprefix(_PREFIX), [module.removeprefix(_PREFIX) for module in known])
     hint = f"did you mean {_PREFIX + close!r}?" if close else f"known are {', '.join(known)}"
@@ -92,7 +92,7 @@ def fit(entry: ModuleEntry, signature: Signature) -> Signature:
         if field.name in entry.adds_outputs:
             reason = f"{entry.name} adds an output {field.name!r}; give this input another name"
             raise refusal(signature.text, position, reason)
-        position += len(f"{field.name}: {field.type}, ")
+        position += len(field.text) + len(", ")
     own = {field.name: field for field in signature.outputs}
     added = tuple(own.pop(name, Field(name)) for name in entry.adds_outputs)
     return msgspec.structs.replace(signature, outputs=(*added, *own.values()))

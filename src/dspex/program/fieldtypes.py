@@ -155,7 +155,7 @@ def _single(reader: Reader, depth: int) -> Type:
         written += "." + reader.take().value
     name = _NAMES.get(written)
     if name is None:
-        shown = written if len(written) <= 40 else written[:40] + "…"
+        shown = written if len(written) <= 40 else written[:40] + "..."
         # Less alike than elsewhere: other languages' `string`, `integer`, `boolean` are to be recognized.
         close = nearest(written, _NAMES, likeness=0.6)
         hint = f"did you mean {close!r}?" if close else f"allowed are {_SHORT}"

@@ -68,7 +68,7 @@ def _unknown(entry: ModuleEntry, name: str) -> InvalidOption:
     known = sorted(entry.options)
     close = nearest(name, known)
     hint = f"did you mean {close!r}? It has" if close else "it has"
-    shown = name if len(name) <= 40 else name[:40] + "…"
+    shown = name if len(name) <= 40 else name[:40] + "..."
     return InvalidOption(
         f"{entry.name} has no option {shown!a}; {hint} {', '.join(known)}",
         details={"module": entry.name, "option": name.encode("utf-8", "replace").decode(), "known": known},
@@ -147,7 +147,7 @@ GENERATION: Mapping[str, Option] = {
             "Choose among words of this total likelihood.",
         ),
         Option("n", "a whole number from 1 to 32", whole(1, 32), None, "How many completions to make."),
-        Option("stop", "a text or a list of up to 16, none empty", texts(16), None, "Texts at which to stop."),
+        Option("stop", "a text or a list of up to 16, none empty", texts(16), None, "Texts to stop at."),
         Option(
             "seed",
             "a whole number",

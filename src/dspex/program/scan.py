@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from dspex.errors import InvalidSignature
 
+# A name is `\w+`, a little less than Python allows: it is by `\w+` that DSPy's chat format finds fields.
 _TOKEN = re.compile(
     r"""
       (?P<space>[ \t\r\n\f]+)

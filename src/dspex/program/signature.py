@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import keyword
-import re
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -79,11 +78,19 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
         name: Its name, as inputs and outputs are keyed.
         type: Its type in canonical spelling (``"list[str]"``, ``"int | None"``).
         description: What the model is told about it; None tells it only the name.
+        typed: Whether somebody wrote the type. An input without one is described as ``str`` and takes any
+            value, as in DSPy.
     """
 
     name: str
     type: str = "str"
     description: str | None = None
+    typed: bool = True
+
+    @property
+    def text(self) -> str:
+        """The field as a signature's string form has it."""
+        return f"{self.name}: {self.type}" if self.typed else self.name
 
 
 class Signature(msgspec.Struct, frozen=True, array_like=True):
@@ -101,10 +108,8 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def text(self) -> str:
-        """The string form with every type written out, without descriptions and instructions."""
-        inputs, outputs = (
-            ", ".join(f"{field.name}: {field.type}" for field in side) for side in (self.inputs, self.outputs)
-        )
+        """The string form in canonical spelling, without descriptions and instructions."""
+        inputs, outputs = (", ".join(field.text for field in side) for side in (self.inputs, self.outputs))
         return f"{inputs} -> {outputs}"
 
     def with_instructions(self, instructions: str | None) -> Signature:
@@ -223,8 +228,8 @@ def _side(reader: Reader, side: str, seen: dict[str, str]) -> tuple[Field, ...]:
         if fault:
             raise reader.fail(fault, token.position)
         place = reader.token.position
-        kind = Type("str")
-        if reader.take_if(":"):
+        kind, typed = Type("str"), reader.take_if(":")
+        if typed:
             place = reader.token.position
             kind = read(reader)
         fault = _fault_of_type(token.value, kind, side)
@@ -233,7 +238,7 @@ def _side(reader: Reader, side: str, seen: dict[str, str]) -> tuple[Field, ...]:
         seen[token.value] = kind.name
         if sum(name != HISTORY for name in seen.values()) > MAX_FIELDS:
             raise reader.fail(f"a signature has at most {MAX_FIELDS} fields", token.position)
-        fields.append(Field(token.value, kind.spelled()))
+        fields.append(Field(token.value, kind.spelled(), typed=bool(typed) or side == "output"))
     return tuple(fields)
 
 
@@ -244,9 +249,8 @@ def _fault_of_name(name: str, side: str, seen: Mapping[str, str]) -> str | None:
         return f"the name {name!r} begins with an underscore; choose another"
     if keyword.iskeyword(name):
         return f"{name!r} is a keyword of Python and cannot name a field"
-    # DSPy's chat format finds fields by `\w+`, which is less than Python allows in a name; and Python
-    # reads a name in its normal form, so that two that differ here would be one there.
-    if not (name.isidentifier() and re.fullmatch(r"\w+", name) and unicodedata.is_normalized("NFKC", name)):
+    # Python reads a name in its normal form: two that differ here would be one there.
+    if not (name.isidentifier() and unicodedata.is_normalized("NFKC", name)):
         return f"{name!a} cannot name a field; use letters, digits and underscores"
     if name in (RESERVED_INPUTS if side == "input" else RESERVED_OUTPUTS):
         return f"{name!r} cannot name an {side}, as DSPy uses it for itself; try {name + '_text'!r}"

@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from dspex.errors import InvalidOption, LMNotConfigured
-from dspex.lm.local import LocalModel, Progress
+from dspex.lm.local import LocalModel
 from dspex.lm.profile import LM
+from dspex.lm.weights import Progress
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import LocalModelProgress
 from dspex.types import LMSpec
@@ -72,14 +73,18 @@ class Models:
             LMUnavailable: The embedded model does not start.
         """
         profile = self.find(lm)
+        second = (await self.resolve(profile.extraction_lm))[1] if profile.extraction_lm else None
         if profile.is_local:
             endpoint = await self._local(profile).endpoint()
-            key, base_url = endpoint.api_key, endpoint.base_url
-        else:
-            key, base_url = profile.fetch_key(), profile.base_url
+            return self._numbered(profile, endpoint.api_key, endpoint.base_url, second)
+        return self._numbered(profile, profile.fetch_key(), profile.base_url, second)
+
+    def _numbered(
+        self, profile: LM, key: str | None, base_url: str | None, second: LMSpec | None
+    ) -> tuple[int, LMSpec]:
+        """What this profile resolved to before, or a new number: another key is another LM."""
         known = self._numbers.get((profile, key, base_url))
-        if known is None:
-            second = (await self.resolve(profile.extraction_lm))[1] if profile.extraction_lm else None
+        if known is None or known[1].extraction != second:
             known = (self._next, profile.spec(key, base_url, second))
             self._next += 1
             self._numbers[profile, key, base_url] = known
@@ -123,7 +128,8 @@ def as_lm(lm: LM | str) -> LM:
     if isinstance(lm, str):
         return LM(lm)
     raise InvalidOption(
-        f"lm has to be an LM, a model such as 'openai/gpt-5-mini', or a profile's name, not {type(lm).__name__}",
+        "lm has to be an LM, a model such as 'openai/gpt-5-mini', or a profile's name, not "
+        f"{type(lm).__name__}",
         details={"option": "lm"},
     )
 
@@ -131,5 +137,3 @@ def as_lm(lm: LM | str) -> LM:
 def default_from_environment() -> str | None:
     """The model that ``DSPEX_LM`` names, if it is set."""
     return os.environ.get("DSPEX_LM") or None
-
-

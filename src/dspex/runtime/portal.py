@@ -66,7 +66,9 @@ class Portal:
         """
         loop = self._home()
         if _running_loop() is loop:
-            raise RuntimeError(f"this would block the event loop that the runtime lives on: `await {twin}(...)`")
+            raise RuntimeError(
+                f"this would block the event loop that the runtime lives on: `await {twin}(...)`"
+            )
         future = asyncio.run_coroutine_threadsafe(work(), loop)
         try:
             return future.result()

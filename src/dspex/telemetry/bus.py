@@ -39,6 +39,6 @@ class Bus:
             if isinstance(event, kind):
                 try:
                     function(event)
-                except Exception:
+                except Exception:  # noqa: BLE001 (whatever it is, it is not the call's)
                     self.failed += 1
                     _log.exception("a subscriber to %s failed", type(event).__name__)

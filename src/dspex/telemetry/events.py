@@ -9,7 +9,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """The base of all events; subscribe to it to get every one."""
 
 
-class LocalModelProgress(Event):
+class LocalModelProgress(Event, frozen=True, kw_only=True):
     """The embedded model is being made ready.
 
     Attributes:

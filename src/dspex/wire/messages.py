@@ -25,7 +25,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # Supervisor → worker
 
 
-class Call(Message, tag="call"):
+class Call(Message, frozen=True, tag="call"):
     """Run a command.
 
     Attributes:
@@ -47,33 +47,33 @@ class Call(Message, tag="call"):
     lm: int = 0
 
 
-class Cancel(Message, tag="cancel"):
+class Cancel(Message, frozen=True, tag="cancel"):
     """Stop a call, whose caller has gone away."""
 
     id: int
 
 
-class UseLM(Message, tag="lm"):
+class UseLM(Message, frozen=True, tag="lm"):
     """An LM that calls on this channel will name by ``number``."""
 
     number: int
     spec: LMSpec
 
 
-class DropLM(Message, tag="drop_lm"):
+class DropLM(Message, frozen=True, tag="drop_lm"):
     """No further call will name this LM."""
 
     number: int
 
 
-class Shutdown(Message, tag="shutdown"):
+class Shutdown(Message, frozen=True, tag="shutdown"):
     """Take no more calls, stop those that run, and exit."""
 
 
 # Worker → supervisor
 
 
-class Ready(Message, tag="ready"):
+class Ready(Message, frozen=True, tag="ready"):
     """The handshake: the worker takes calls from now on.
 
     Attributes:
@@ -85,7 +85,7 @@ class Ready(Message, tag="ready"):
     pid: int
 
 
-class Result(Message, tag="result"):
+class Result(Message, frozen=True, tag="result"):
     """A call ended well.
 
     Attributes:
@@ -101,7 +101,7 @@ class Result(Message, tag="result"):
     seconds: float = 0.0
 
 
-class Fault(Message, tag="fault"):
+class Fault(Message, frozen=True, tag="fault"):
     """A call failed.
 
     Attributes:
@@ -120,7 +120,7 @@ class Fault(Message, tag="fault"):
 # Supervisor ⇄ zygote
 
 
-class Boot(Message, tag="boot"):
+class Boot(Message, frozen=True, tag="boot"):
     """How a zygote prepares itself before its first fork.
 
     Attributes:
@@ -136,7 +136,7 @@ class Boot(Message, tag="boot"):
     preload: list[str]
 
 
-class WorkerOptions(Message, tag="options"):
+class WorkerOptions(Message, frozen=True, tag="options"):
     """What one worker is told when it is forked.
 
     Attributes:
@@ -152,14 +152,14 @@ class WorkerOptions(Message, tag="options"):
     late_preload: list[str] = []
 
 
-class Fork(Message, tag="fork"):
+class Fork(Message, frozen=True, tag="fork"):
     """Fork a worker; its channel, lifeline and output pipes come as descriptors beside this message."""
 
     worker: int
     options: WorkerOptions
 
 
-class Booted(Message, tag="booted"):
+class Booted(Message, frozen=True, tag="booted"):
     """The zygote is ready to fork.
 
     Attributes:
@@ -173,7 +173,7 @@ class Booted(Message, tag="booted"):
     seconds: float
 
 
-class BootFailed(Message, tag="boot_failed"):
+class BootFailed(Message, frozen=True, tag="boot_failed"):
     """The zygote could not prepare itself and exits.
 
     Attributes:
@@ -185,14 +185,14 @@ class BootFailed(Message, tag="boot_failed"):
     threaded: list[str] = []
 
 
-class Forked(Message, tag="forked"):
+class Forked(Message, frozen=True, tag="forked"):
     """A worker exists; its pidfd comes beside this message."""
 
     worker: int
     pid: int
 
 
-class Exited(Message, tag="exited"):
+class Exited(Message, frozen=True, tag="exited"):
     """A worker is dead and reaped, and all that it had started is killed.
 
     Attributes:

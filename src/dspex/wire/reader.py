@@ -68,19 +68,22 @@ class Reader:
     def _record(self, kind_name: Any, fields: Any, *model: Any) -> Any:
         kind = self._kind(kind_name)
         extra, fields_set, private = model or (None, [], None)
-        for attributes in (fields, extra or {}, private or {}):
-            if type(attributes) is not dict or not _STRING.issuperset(map(type, attributes)):
+        for attributes in (fields, extra, private):
+            if attributes is not None and not _is_attributes(attributes):
                 raise WireError("malformed value: the fields of a record")
         if kind is None:
             return fields | extra if extra else fields
-        if not model:
-            return records.build(kind, records.State(fields))
-        return records.build(kind, records.State(fields, (extra or None, fields_set, private)))
+        state = records.State(fields, (extra, fields_set, private) if model else None)
+        return records.build(kind, state)
 
     def _kind(self, name: Any) -> type | None:
         if type(name) is not str:
             raise WireError("malformed value: the name of a class")
         return self._types.get(name)
+
+
+def _is_attributes(content: Any) -> bool:
+    return type(content) is dict and _STRING.issuperset(map(type, content))
 
 
 def _hashable(key: Any) -> Any:

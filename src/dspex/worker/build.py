@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -64,9 +65,7 @@ def build(spec: ProgramSpec) -> Program:
     """Build the DSPy module that a spec describes."""
     module = _MODULES[spec.module](dspy_signature(spec.signature), **spec.options)
     predictor = module if isinstance(module, dspy.Predict) else module.predict
-    types = {
-        field.name: resolve(field.type, _TYPES) for field in spec.signature.inputs if field.type
-    }
+    types = {field.name: resolve(field.type, _TYPES) for field in spec.signature.inputs if field.typed}
     return Program(spec.signature, module, types, tuple(predictor.signature.output_fields))
 
 
@@ -75,15 +74,14 @@ def dspy_signature(signature: Signature) -> Any:
     fields: dict[str, tuple[Any, Any]] = {}
     for field in signature.inputs:
         # DSPy notes the absence of a type here, and then takes any value without a word.
-        untyped = {} if field.type else {"IS_TYPE_UNDEFINED": True}
-        fields[field.name] = (_type(field), dspy.InputField(**_description(field), **untyped))
+        untyped = {} if field.typed else {"IS_TYPE_UNDEFINED": True}
+        fields[field.name] = (resolve(field.type, _TYPES), dspy.InputField(**_description(field), **untyped))
     for field in signature.outputs:
-        fields[field.name] = (_type(field), dspy.OutputField(**_description(field)))
-    return dspy.make_signature(fields, signature.instructions)
-
-
-def _type(field: Field) -> Any:
-    return resolve(field.type, _TYPES) if field.type else str
+        fields[field.name] = (resolve(field.type, _TYPES), dspy.OutputField(**_description(field)))
+    with warnings.catch_warnings():
+        # A field may be named like a method of the class (``json``, ``copy``); DSPy finds it all the same.
+        warnings.simplefilter("ignore", UserWarning)
+        return dspy.make_signature(fields, signature.instructions)
 
 
 def _description(field: Field) -> dict[str, str]:

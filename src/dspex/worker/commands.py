@@ -9,14 +9,14 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import pydantic
 
-from dspex.errors import InvalidInput, InvalidOption, NotAllowed, PythonError
+from dspex.errors import InvalidInput, InvalidOption, NotAllowed
 from dspex.program import catalogue
 from dspex.program.spec import make
 from dspex.types import commands as registered
@@ -40,7 +40,7 @@ class Commands:
         self._imported = False
         # User code has threads of its own: DSPy's acall needs the loop's default executor.
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dspex-command")
-        self._own: dict[str, Callable[[Call], Any]] = {
+        self._own: dict[str, Callable[[Call], Awaitable[bytes]]] = {
             "describe": self._describe,
             "get_stats": self._get_stats,
             "execute_module": self._execute_module,
@@ -51,8 +51,7 @@ class Commands:
         """Run the call's command and return its encoded result."""
         own = self._own.get(call.command)
         if own is not None:
-            result = own(call)
-            return await result if inspect.isawaitable(result) else result
+            return await own(call)
         return await self._run_users(call)
 
     async def _execute_module(self, call: Call) -> bytes:
@@ -61,7 +60,7 @@ class Commands:
         lm, adapter = worker.lms.get(call.lm)
         return await run_program(program, decode(call.args), lm, adapter)
 
-    def _get_stats(self, _call: Call) -> bytes:
+    async def _get_stats(self, _call: Call) -> bytes:
         worker = self._worker
         return encode_result(
             {
@@ -74,7 +73,7 @@ class Commands:
             }
         )
 
-    def _describe(self, call: Call) -> bytes:
+    async def _describe(self, call: Call) -> bytes:
         asked = decode(call.args) or {}
         if unknown := sorted(set(asked) - {"signature", "module"}):
             raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
@@ -118,9 +117,7 @@ class Commands:
         try:
             inspect.signature(function).bind(**arguments)
         except TypeError as error:
-            raise InvalidOption(
-                f"{call.command}: {error}", details={"command": call.command}
-            ) from None
+            raise InvalidOption(f"{call.command}: {error}", details={"command": call.command}) from None
         if inspect.iscoroutinefunction(function):
             return encode_result(await function(**arguments))
         return encode_result(await self._in_thread(functools.partial(function, **arguments)))
@@ -130,13 +127,8 @@ class Commands:
             try:
                 importlib.import_module(module)
             except Exception as error:
-                raise PythonError(
-                    f"importing {module!r}, which allow_modules names, failed: {type(error).__name__}: {error}",
-                    details={
-                        "type": type(error).__qualname__,
-                        "message": str(error),
-                        "frames": faults.frames(error),
-                    },
+                raise faults.python_error(
+                    f"importing {module!r}, which allow_modules names, failed: ", error
                 ) from error
         self._imported = True
 
@@ -172,5 +164,3 @@ def _schemas(fields: Any) -> dict[str, Any]:
             "description": None if description == f"${{{name}}}" else description,
         }
     return described
-
-

@@ -7,10 +7,13 @@ DSPy is used and not forked. What follows keeps its behaviour and lowers its cos
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
+import inspect
 import os
 import warnings
+import weakref
 from typing import Any
 
 # DSPy would fetch a map of prices from the network in the middle of a process's first call.
@@ -19,12 +22,16 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
-import dspy
-import dspy.adapters.utils
-import dspy.clients.capabilities
-import dspy.clients.costs
-import dspy.clients.model_metadata
-import pydantic
+import dspy  # noqa: E402
+import dspy.adapters.utils  # noqa: E402
+import dspy.clients.capabilities  # noqa: E402
+import dspy.clients.costs  # noqa: E402
+import dspy.clients.execution  # noqa: E402
+import dspy.clients.model_metadata  # noqa: E402
+import dspy.signatures.signature  # noqa: E402
+import pydantic  # noqa: E402
+from dspy.clients._deprecation import warn_openai_messages  # noqa: E402
+from dspy.utils.callback import with_callbacks  # noqa: E402
 
 _TYPES_KEPT = 1024
 
@@ -35,6 +42,8 @@ def prepare() -> None:
     dspy.clients.model_metadata._load()
     _cache_type_adapters()
     _cache_model_info()
+    _cache_fields()
+    _price_inline()
     _warm_up()
 
 
@@ -83,11 +92,71 @@ def _cache_model_info() -> None:
     dspy.clients.capabilities.model_info = model_info
 
 
+def _cache_fields() -> None:
+    """DSPy sorts a signature's fields into inputs and outputs twenty times a call; they never change."""
+    meta = dspy.signatures.signature.SignatureMeta
+    stock = meta._get_fields_with_type
+    sorted_fields: weakref.WeakKeyDictionary[Any, dict[str, dict[str, Any]]] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(stock)
+    def cached(cls: Any, field_type: str) -> dict[str, Any]:
+        kinds = sorted_fields.get(cls)
+        if kinds is None:
+            kinds = sorted_fields[cls] = {}
+        if field_type not in kinds:
+            kinds[field_type] = stock(cls, field_type)
+        return dict(kinds[field_type])
+
+    meta._get_fields_with_type = cached
+
+
+class _Asyncio:
+    """asyncio as ``dspy.clients.execution`` sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def to_thread(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        if function is dspy.clients.execution._price_result:
+            return function(*args, **kwargs)
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def _price_inline() -> None:
+    """DSPy prices each answer in a thread, because its search for a price is slow. Ours is a look in a dict.
+
+    Two hops to threads per call, this and the one that ``WorkerLM`` leaves out, cost as much CPU as all
+    the rest of it: without them a worker answers twice as many calls.
+    """
+    dspy.clients.execution.asyncio = _Asyncio()
+
+
+class WorkerLM(dspy.LM):  # type: ignore[misc]
+    """``dspy.LM`` without its hop to a thread before each request.
+
+    The hop is there because an explicit ``Request`` may have files to read. Adapters send messages.
+    """
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """As in ``dspy.BaseLM``."""
+        if messages is None or prompt is not None or "request" in kwargs:
+            return await _stock_acall(self, prompt, messages=messages, **kwargs)
+        call = dspy.clients.execution.prepare(self, None, messages, kwargs, asynchronous=True)
+        warn_openai_messages(self, messages)
+        result = await dspy.clients.execution.aexecute(self, call)
+        return dspy.clients.execution.finalize(self, call, result)
+
+
+# Without its own callbacks decorator, which WorkerLM's has done by then.
+_stock_acall = inspect.unwrap(dspy.BaseLM.acall)
+
+
 class _Instant:
     """An engine that answers at once, to build all that a first call builds."""
 
-    def complete(self, request: Any) -> Any:
-        text = '[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]'
+    def complete(self, request: Any) -> Any:  # noqa: ARG002
+        text = "[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]"
         return dspy.lm15.Response(
             id=None,
             model="instant",
@@ -104,7 +173,7 @@ class _AsyncInstant:
 
 def _warm_up() -> None:
     """Run one throw-away program, so that a forked worker's first answer takes 15 ms and not 50."""
-    lm = dspy.LM("dspex/instant", engine=_Instant(), async_engine=_AsyncInstant(), cache=False)
+    lm = WorkerLM("dspex/instant", engine=_Instant(), async_engine=_AsyncInstant(), cache=False)
 
     async def once() -> None:
         with warnings.catch_warnings(), dspy.context(lm=lm, disable_history=True, max_trace_size=0):
@@ -112,7 +181,5 @@ def _warm_up() -> None:
             await dspy.ChainOfThought("question -> answer").acall(question="?")
 
     # ChainOfThought's reasoning is missing from the answer: the JSON adapter is tried, and warmed, too.
-    try:
+    with contextlib.suppress(dspy.utils.exceptions.AdapterParseError):
         asyncio.run(once())
-    except dspy.utils.exceptions.AdapterParseError:
-        pass

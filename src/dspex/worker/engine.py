@@ -36,6 +36,7 @@ from dspy.lm15 import TimeoutError as RequestTimeout
 from dspex.errors import NotAllowed
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.worker import faults
+from dspex.worker.dspy_compat import WorkerLM
 
 # Far above what one worker has slots for; the slots are the limit.
 _CONNECTIONS = 4096
@@ -74,7 +75,7 @@ def build_lm(spec: LMSpec, allow_modules: list[str]) -> dspy.LM:
         counted = Counted(spec, provider, LM15Engine(config))
         counted_async = CountedAsync(spec, provider, _Direct(config))
         _declare(counted, _stock(spec), spec)
-    return dspy.LM(
+    return WorkerLM(
         spec.model,
         engine=counted,
         async_engine=counted_async,
@@ -111,7 +112,9 @@ def _routing(spec: LMSpec) -> tuple[RouterConfig, str]:
     declared: tuple[ProviderDefinition, ...] = ()
     if spec.model.startswith("local/"):
         access = AccessPolicy(
-            provider="local", base_url=str(spec.base_url), supports=EndpointSupport(complete=True, stream=True)
+            provider="local",
+            base_url=str(spec.base_url),
+            supports=EndpointSupport(complete=True, stream=True),
         )
         compat = OpenAIChatCompat(
             instruction_role="system", max_tokens_field="max_tokens", json_schema="send"
@@ -207,9 +210,7 @@ class _Recorded:
         if self._provider is None or self._provider == "local":
             return None
         wanted = self._spec.model.partition("/")[2]
-        cost, _why = estimate_cost(
-            response, provider=self._provider, requested_model=wanted, request=request
-        )
+        cost, _why = estimate_cost(response, provider=self._provider, requested_model=wanted, request=request)
         return None if cost is None else float(cost)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,7 @@ _TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
 )
 _TEXT_KEPT = 4000
 _HERE = str(Path(__file__).parent)
+_THREADS = str(Path(concurrent.futures.__file__).parent)
 _DSPY = str(Path(dspy_errors.__file__).parents[1])
 
 
@@ -62,20 +64,25 @@ def _translate(error: BaseException) -> errors.DspexError:
     kind = kind_of(error)
     if kind is not None:
         return _lm_error(kind, error)
+    return python_error("", error)
+
+
+def python_error(doing: str, error: BaseException) -> errors.PythonError:
+    """An exception of the user's code, with where it was raised.
+
+    Args:
+        doing: What was being done, to begin the message with.
+        error: The exception.
+    """
+    text = str(error)[:_TEXT_KEPT]
     return errors.PythonError(
-        f"{type(error).__name__}: {error}",
-        details={
-            "type": type(error).__qualname__,
-            "message": str(error)[:_TEXT_KEPT],
-            "frames": frames(error),
-        },
+        f"{doing}{type(error).__name__}: {text}",
+        details={"type": type(error).__qualname__, "message": text, "frames": frames(error)},
     )
 
 
 def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
-    facts = {
-        name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")
-    }
+    facts = {name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")}
     return kind(
         str(error)[:_TEXT_KEPT] or type(error).__name__,
         details={name: value for name, value in facts.items() if value is not None},
@@ -100,10 +107,10 @@ def _parse_error(error: Any) -> errors.ParseError:
 def frames(error: BaseException) -> list[dict[str, Any]]:
     """Where the user's code was, outermost first: file, line, function and source line of each frame.
 
-    Frames of dspex and DSPy are left out, unless nothing else remains.
+    Frames of dspex, DSPy and the thread pool are left out, unless nothing else remains.
     """
     found = traceback.extract_tb(error.__traceback__)
-    users = [frame for frame in found if not frame.filename.startswith((_HERE, _DSPY))]
+    users = [frame for frame in found if not frame.filename.startswith((_HERE, _DSPY, _THREADS))]
     return [
         {"file": frame.filename, "line": frame.lineno, "function": frame.name, "source": frame.line or ""}
         for frame in (users or found[-3:])

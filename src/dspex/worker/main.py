@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -88,7 +89,7 @@ class Worker:
         for running in self.running.values():
             if running.task is not None:
                 running.task.cancel()
-        await self._channel.drained()
+        await self._channel.flushed()
 
     def _on_close(self, reason: str | None) -> None:
         if reason is not None:
@@ -217,10 +218,8 @@ def become_worker(
         _log.exception("the worker failed")
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
         # Never by the interpreter's own exit: that would wait for threads that may not end.
         os._exit(status)
 
@@ -236,7 +235,14 @@ async def _main(sock: socket.socket, options: WorkerOptions) -> None:
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGCHLD,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
 

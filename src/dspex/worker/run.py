@@ -31,7 +31,7 @@ async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, ada
     checked = check_inputs(program.signature, program.types, inputs)
     with dspy.context(lm=lm, adapter=adapter, **_QUIET):
         prediction = await program.module.acall(**checked)
-    answer = {"outputs": {name: _plain(prediction[name]) for name in program.outputs}}
+    answer: dict[str, Any] = {"outputs": {name: _plain(prediction[name]) for name in program.outputs}}
     completions = prediction.completions
     if completions is not None and len(completions) > 1:
         answer["completions"] = [

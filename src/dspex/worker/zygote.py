@@ -23,7 +23,17 @@ import msgspec
 from dspex.process import group
 from dspex.process.lifeline import arm, become_subreaper, disarm
 from dspex.wire import packets
-from dspex.wire.messages import PROTOCOL, Boot, Booted, BootFailed, Exited, Fork, Forked, ToZygote, WorkerOptions
+from dspex.wire.messages import (
+    PROTOCOL,
+    Boot,
+    Booted,
+    BootFailed,
+    Exited,
+    Fork,
+    Forked,
+    ToZygote,
+    WorkerOptions,
+)
 
 
 def main(*, control: int, supervisor: int, lifeline: int) -> None:
@@ -64,13 +74,16 @@ class Zygote:
         boot, _ = packets.receive(self._control, self._decoder)
         if not isinstance(boot, Boot):
             return False
-        started = time.monotonic()
-        try:
-            if boot.protocol != PROTOCOL:
-                raise RuntimeError(
+        if boot.protocol != PROTOCOL:
+            self._tell(
+                BootFailed(
                     f"the zygote speaks protocol {PROTOCOL} and its supervisor {boot.protocol}: dspex was "
                     "changed while it ran; restart the program"
                 )
+            )
+            return False
+        started = time.monotonic()
+        try:
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
             _take_path(boot)
             threaded = _load(boot.preload)
@@ -84,7 +97,9 @@ class Zygote:
         self._tell(Booted(PROTOCOL, os.getpid(), time.monotonic() - started))
         return True
 
-    def _tell(self, message: Booted | BootFailed | Forked | Exited, descriptors: tuple[int, ...] = ()) -> None:
+    def _tell(
+        self, message: Booted | BootFailed | Forked | Exited, descriptors: tuple[int, ...] = ()
+    ) -> None:
         # A supervisor that is gone is noticed by poll.
         with contextlib.suppress(OSError):
             packets.send(self._control, message, descriptors)

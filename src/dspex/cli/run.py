@@ -1,0 +1,133 @@
+"""``dspex run``: one question, one answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+
+import dspex
+from dspex.cli.show import Progress, outputs, problem, summary
+from dspex.program.prompt import fill
+from dspex.program.signature import Signature, parse
+from dspex.program.spec import make
+from dspex.runtime.models import default_from_environment
+
+# What is wrong with the command line itself, and not with the call.
+_USAGE = (
+    dspex.ModuleNotFound,
+    dspex.InvalidSignature,
+    dspex.InvalidInput,
+    dspex.InvalidOption,
+    dspex.UnknownProvider,
+)
+_FAILED, _BAD_USAGE, _INTERRUPTED = 1, 2, 130
+
+_NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
+#: Shown under ``dspex run --help``.
+EXAMPLES = """\b
+Examples:
+  dspex run Predict "question -> answer" "What is the capital of France?"
+  dspex run ChainOfThought "question -> answer" "Why is the sky blue?" --lm openai/gpt-5-mini
+  dspex run Predict "text, words: int -> summary" words=20 text="A long text ..."
+  cat report.txt | dspex run Predict "report -> summary, topics: list[str]" - --json
+"""
+
+
+def run(
+    module: Annotated[str, typer.Argument(help="DSPy module: Predict or ChainOfThought.")],
+    signature: Annotated[str, typer.Argument(help="What goes in and what comes out: 'question -> answer'.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPT] [FIELD=VALUE]...",
+            help="The prompt ('-' reads it from standard input), and inputs by name. A value for a field "
+            "that is not text is read as JSON.",
+        ),
+    ] = None,
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            help="'openai/gpt-5-mini', 'local', 'local:/path.gguf' and so on. Default: $DSPEX_LM, else "
+            "'local' if it is installed."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds after which the work is stopped.")
+    ] = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Run a program once and print its outputs.
+
+    Nothing but the answer goes to standard output.
+
+    Exit codes: 0 done, 1 the call failed, 2 the command line is wrong.
+    """
+    try:
+        response = _ask(module, signature, arguments or [], lm, timeout)
+    except dspex.DspexError as error:
+        problem(error, as_json=as_json)
+        raise typer.Exit(_BAD_USAGE if isinstance(error, _USAGE) else _FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+    if as_json:
+        print(json.dumps(response.to_dict(), ensure_ascii=False))
+    else:
+        outputs(response)
+        summary(response)
+
+
+def _ask(module: str, signature: str, arguments: list[str], lm: str | None, timeout: float) -> dspex.Response:
+    parsed = parse(signature)
+    prompt, inputs = _inputs(parsed, arguments)
+    # What can be refused is refused before a process or a model is started.
+    make(module, fill(parsed, prompt, inputs)[0])
+    with Progress() as progress:
+        runtime = dspex.Runtime(_choose(lm), pools={"general": dspex.PoolOptions(workers=1)})
+        runtime.on(dspex.LocalModelProgress, progress.show)
+        with runtime:
+            return runtime.adapter(timeout=timeout).generate(
+                prompt, module=module, signature=parsed, inputs=inputs
+            )
+
+
+def _choose(lm: str | None) -> str | None:
+    """The LM asked for, else the environment's, else the embedded one if its runtime is installed."""
+    chosen = lm or default_from_environment()
+    return "local" if chosen is None and find_spec("xllamacpp") is not None else chosen
+
+
+def _inputs(signature: Signature, arguments: list[str]) -> tuple[str | None, dict[str, Any]]:
+    """Tell the prompt from the inputs by name.
+
+    Raises:
+        InvalidInput: There are two prompts, or an input that the signature does not have.
+    """
+    types = {field.name: field.type for field in signature.inputs}
+    prompts: list[str] = []
+    inputs: dict[str, Any] = {}
+    for argument in arguments:
+        named = _NAMED.fullmatch(argument)
+        if named is not None and named[1] in types:
+            inputs[named[1]] = named[2] if types[named[1]] == "str" else _value(named[2])
+        else:
+            prompts.append(sys.stdin.read() if argument == "-" else argument)
+    if len(prompts) > 1:
+        names = ", ".join(types)
+        raise dspex.InvalidInput(
+            f"only one of these can be the prompt: {', '.join(map(repr, prompts))}; write inputs as "
+            f"FIELD=VALUE with the fields {names}, and text with spaces in quotes",
+            details={"known": list(types)},
+        )
+    return (prompts[0] if prompts else None), inputs
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

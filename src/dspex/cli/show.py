@@ -1,0 +1,97 @@
+"""What the command line shows: answers on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn
+from rich.progress import Progress as Bar
+
+import dspex
+from dspex.adapter.response import json_ready
+
+_STEPS = {
+    "joining": "joining the model's weights (once)",
+    "downloading": "downloading the model (once)",
+    "loading": "loading the model",
+}
+
+
+class Progress:
+    """How far the embedded model is: a bar on a terminal, a line for each step elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar: Bar | None = None
+        self._step = ""
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            columns = (TextColumn("[dim]{task.description}"), BarColumn(), DownloadColumn())
+            self._bar = Bar(*columns, console=self._console, transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, event: dspex.LocalModelProgress) -> None:
+        """Take note of one event; called on the runtime's thread."""
+        text = _STEPS.get(event.step, event.step)
+        new = event.step != self._step
+        self._step = event.step
+        if self._bar is None:
+            if new:
+                self._console.print(f"{text} ...", style="dim", highlight=False)
+            return
+        if new:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._bar.add_task(text, total=event.total)
+        self._bar.update(self._bar.task_ids[-1], completed=event.done, total=event.total)
+
+
+def outputs(response: dspex.Response) -> None:
+    """The outputs on standard output: one alone as it is, several each behind its name."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(json_ready(value), ensure_ascii=False)
+        for name, value in response.outputs.items()
+    }
+    if len(texts) == 1:
+        print(*texts.values())
+    else:
+        for name, text in texts.items():
+            print(f"{name}: {text}")
+
+
+def summary(response: dspex.Response) -> None:
+    """One dim line on standard error: model, tokens, seconds, and the price where it is known."""
+    usage = response.usage
+    facts = [
+        response.model or "no model",
+        f"{usage.prompt_tokens} + {usage.completion_tokens} tokens",
+        f"{response.timing.total:.1f} s",
+    ]
+    if response.cost is not None:
+        facts.append(f"${response.cost:.6f}")
+    Console(stderr=True).print(" · ".join(facts), style="dim", highlight=False, markup=False)
+
+
+def problem(error: dspex.DspexError, *, as_json: bool) -> None:
+    """An error on standard error."""
+    if as_json:
+        print(json.dumps({"error": json_ready(error.to_wire())}, ensure_ascii=False), file=sys.stderr)
+        return
+    console = Console(stderr=True)
+    console.print(f"[bold red]{error.code}[/]", end=" ", highlight=False)
+    console.print(error.message, highlight=False, markup=False)
+    for frame in error.details.get("frames", []):
+        place = f"  {frame['file']}:{frame['line']} in {frame['function']}"
+        console.print(place, style="dim", highlight=False, markup=False)
