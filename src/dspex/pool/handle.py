@@ -207,5 +207,6 @@ class WorkerHandle:
     def close_after_fork(self) -> None:
         """In a forked copy: the worker serves the process that started it."""
         self._state = "dead"
+        self._channel.close_after_fork()
         forks.close_descriptor(self._pidfd)
         self._pidfd = -1

@@ -13,6 +13,7 @@ because writing at once instead of on the loop's next turn halves the time of a 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,6 @@ from typing import Generic, TypeVar
 import msgspec
 
 from dspex.errors import PayloadTooLarge
-from dspex.process import forks
 from dspex.wire.messages import Message, encode
 
 MAX_FRAME = 256 * 1024
@@ -78,7 +78,6 @@ class Channel(Generic[M]):
         self._awaits_kernel = False
         self._reading = True
         self._loop.add_reader(sock.fileno(), self._read_some)
-        forks.guard(self)
 
     # Writing
 
@@ -259,6 +258,11 @@ class Channel(Generic[M]):
             self._sock.close()
 
     def close_after_fork(self) -> None:
-        """In a forked copy: close the descriptor only, for the loop's own set of them is shared."""
+        """In a forked copy of the process: close the descriptor only.
+
+        The loop's own set of watched descriptors is shared with the original, so it is not touched.
+        """
         self._reading = self._writable = False
-        forks.close_descriptor(self._sock.detach())
+        descriptor = self._sock.detach()
+        if descriptor >= 0:
+            os.close(descriptor)

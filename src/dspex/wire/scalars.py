@@ -68,7 +68,7 @@ def _zone(value: datetime | time) -> str | list[Any] | None:
     zone = value.tzinfo
     if zone is None:
         return None
-    if isinstance(zone, ZoneInfo) and zone.key:
+    if isinstance(zone, ZoneInfo) and _ZONE.fullmatch(zone.key or ""):
         return str(zone.key)
     # Zones of other libraries (pydantic, dateutil, pytz) travel as the offset they have at this moment.
     offset = value.utcoffset()

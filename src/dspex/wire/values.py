@@ -1,7 +1,8 @@
 """Values on the wire: what a caller's arguments and a worker's results become between the processes.
 
-Nothing is ever unpickled, and reading imports nothing but numpy, for an array of it. A class goes by its
-name and is built only where that very name was handed in with its class. The format is in ``codes``.
+Nothing is ever unpickled, and reading imports nothing that a message names: only numpy for an array, and
+``tzdata`` for a time zone that the system does not have. A class goes by its name and is built only where
+that very name was handed in with its class. The format is in ``codes``.
 
 Some values arrive as something simpler, by design:
 

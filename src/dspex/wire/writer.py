@@ -10,6 +10,7 @@ from pathlib import PurePath
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.msgpack import Ext
 
 from dspex.wire import arrays, records, scalars
@@ -60,7 +61,7 @@ def write(value: Any, *, lenient: bool) -> tuple[bytes, dict[str, type]]:
             return _write(value, lenient=lenient, careful=True)
     except RecursionError:
         raise Refusal("it is nested too deep for what is left of the stack", whole=True) from None
-    except (OverflowError, ValueError):
+    except msgspec.EncodeError:
         raise Refusal("a part of it is larger than 4 GiB; send it in pieces", whole=True) from None
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from dspex.errors import Cancelled, DspexError, PayloadTooLarge, PythonTimeout, ResultTooLarge
-from dspex.process import lifeline, limits
+from dspex.process import forks, lifeline, limits
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
     NOTHING,
@@ -39,6 +39,8 @@ from dspex.worker.commands import Commands
 from dspex.worker.engine import CallScope, current
 
 _log = logging.getLogger("dspex.worker")
+# Room beside the largest payload for a call's program, its LM and the envelope.
+_ENVELOPE = 4 * 1024 * 1024
 
 
 class Running:
@@ -79,8 +81,10 @@ class Worker:
             ToWorker,
             on_message=self._on_message,
             on_close=self._on_close,
-            limit=options.max_payload + 4096,
+            limit=options.max_payload + _ENVELOPE,
         )
+        # A program that forks must not share the channel with its children.
+        forks.guard(self._channel)
 
     async def serve(self) -> None:
         """Say that this worker is ready, and answer until told to stop."""
