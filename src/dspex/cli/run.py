@@ -56,6 +56,15 @@ def run(
             "'local' if it is installed."
         ),
     ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Server that speaks the provider's protocol: vLLM, Ollama, a gateway.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the key is: 'env:NAME'. Default: the provider's own variable; none with --base-url."
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds after which the work is stopped.")
     ] = 120.0,
@@ -68,7 +77,8 @@ def run(
     Exit codes: 0 done, 1 the call failed, 2 the command line is wrong.
     """
     try:
-        response = _ask(module, signature, arguments or [], lm, timeout)
+        chosen = _choose(lm, base_url, api_key)
+        response = _ask(module, signature, arguments or [], chosen, timeout)
     except dspex.DspexError as error:
         problem(error, as_json=as_json)
         raise typer.Exit(_BAD_USAGE if isinstance(error, _USAGE) else _FAILED) from None
@@ -81,13 +91,15 @@ def run(
         summary(response)
 
 
-def _ask(module: str, signature: str, arguments: list[str], lm: str | None, timeout: float) -> dspex.Response:
+def _ask(
+    module: str, signature: str, arguments: list[str], lm: dspex.LM | None, timeout: float
+) -> dspex.Response:
     parsed = parse(signature)
     prompt, inputs = _inputs(parsed, arguments)
     # What can be refused is refused before a process or a model is started.
     make(module, fill(parsed, prompt, inputs)[0])
     with Progress() as progress:
-        runtime = dspex.Runtime(_choose(lm), pools={"general": dspex.PoolOptions(workers=1)})
+        runtime = dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)})
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
             return runtime.adapter(timeout=timeout).generate(
@@ -95,10 +107,23 @@ def _ask(module: str, signature: str, arguments: list[str], lm: str | None, time
             )
 
 
-def _choose(lm: str | None) -> str | None:
-    """The LM asked for, else the environment's, else the embedded one if its runtime is installed."""
+def _choose(lm: str | None, base_url: str | None, api_key: str | None) -> dspex.LM | None:
+    """The LM asked for, else the environment's, else the embedded one if its runtime is installed.
+
+    Raises:
+        InvalidOption: The options do not make an LM.
+        UnknownProvider: It names a provider that is not known.
+    """
     chosen = lm or default_from_environment()
-    return "local" if chosen is None and find_spec("xllamacpp") is not None else chosen
+    if chosen is None:
+        return dspex.LM("local") if find_spec("xllamacpp") is not None else None
+    if api_key is not None and not api_key.startswith("env:"):
+        raise dspex.InvalidOption(
+            "a key on a command line can be read by everybody on this machine; put it in a variable and "
+            "pass --api-key env:NAME",
+            details={"option": "api_key"},
+        )
+    return dspex.LM(chosen, base_url=base_url, api_key=api_key)
 
 
 def _inputs(signature: Signature, arguments: list[str]) -> tuple[str | None, dict[str, Any]]:

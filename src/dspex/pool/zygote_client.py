@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -30,6 +31,7 @@ from dspex.wire.messages import (
     WorkerOptions,
 )
 
+_log = logging.getLogger("dspex.pool")
 _BASIC_ENV = (
     "PATH", "HOME", "TMPDIR", "LANG", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
@@ -169,6 +171,10 @@ class ZygoteClient:
                     zygote.child.kill()
                     raise
                 if threaded:
+                    _log.warning(
+                        "preloading %s starts a thread, which a fork would lose: each worker imports it",
+                        ", ".join(threaded),
+                    )
                     self._late += threaded
                     await self._end(zygote)
                 else:
