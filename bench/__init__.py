@@ -1,1 +1,1 @@
-"""Side-by-side measurements; ``python -m bench`` runs them all and prints ratios."""
+"""Side-by-side measurements; ``python -m bench`` runs them all, prints ratios, and writes JSON."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import tracemalloc
+import warnings
 
 import pytest
 
@@ -161,3 +163,45 @@ async def test_flushed_waits_until_the_kernel_has_all() -> None:
         await turns()
         bare.close()
         await asyncio.wait_for(flushed, 5)  # the other side is gone: nothing is left to wait for
+
+
+# A copy of the process
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+async def test_closing_in_a_fork_does_not_disturb_the_parent() -> None:
+    """A caller that forks (gunicorn, multiprocessing) would cut off the workers of the original."""
+    with both() as (left, right):
+        left.send(message(1))
+        await until(lambda: right.arrived)
+        descriptors = [end.channel._sock.fileno() for end in (left, right)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads that pytest-xdist has
+            child = os.fork()
+        if child == 0:
+            status = 100
+            try:
+                for end in (left, right):
+                    end.channel.close_after_fork()
+                status = sum(map(is_open, descriptors))
+                left.send(message(2))
+                right.channel.read_to_end()
+                for end in (left, right):
+                    end.channel.close()
+            finally:
+                os._exit(status)
+        _, ended = await asyncio.to_thread(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(ended) == 0
+        for number in range(3, 6):
+            left.send(message(number, MiB))
+            right.send(message(number, MiB))
+        await until(lambda: len(right.arrived) == 4 and len(left.arrived) == 3)
+        assert right.ids == [1, 3, 4, 5]
+        assert left.reasons == right.reasons == []

@@ -6,43 +6,15 @@ that takes down what stock DSPy does, makes the changes, and takes the same down
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import datetime as dt
 import enum
-import gc
-import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import pydantic
-import pytest
 
-if TYPE_CHECKING:
-    from tests.provider import Provider
-
-_RUN = "import json, sys; from tests import test_dspy_compat as t; print(json.dumps(getattr(t, sys.argv[1])()))"
-ROOT = Path(__file__).parents[1]
-
-
-def fresh(function: Callable[[], Any], **variables: str) -> Any:
-    """What the function returns in a process of its own, with these environment variables besides."""
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN, function.__name__],
-        env={**os.environ, **variables},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+from tests.fresh import fresh
 
 
 class Color(enum.Enum):
@@ -67,7 +39,7 @@ class Point:
     y: float = 0.5
 
 
-class Comparing(type):
+class Comparing(type):  # noqa: PLW1641 (that is what it is for)
     """A class of this kind cannot be hashed."""
 
     def __eq__(cls, other: object) -> bool:
@@ -81,20 +53,20 @@ class Unhashable(metaclass=Comparing):
 
 PLACE = Place(name="Rome", near=[Near(name="Ostia", since=dt.date(2020, 1, 2))])
 VALUES = [
-    "text", "", 1, True, 1.5, None, [1, "a"], {"a": [1]}, (1, 2), {3}, b"x", Color.RED, PLACE, [PLACE], Point(1),
-    {"p": PLACE}, dt.date(2024, 1, 2), float("nan"), object, len, pydantic.SecretStr("s"),
+    "text", "", 1, True, 1.5, None, [1, "a"], {"a": [1]}, (1, 2), {3}, b"x", Color.RED, PLACE, [PLACE],
+    Point(1), {"p": PLACE}, dt.date(2024, 1, 2), float("nan"), object, len, pydantic.SecretStr("s"),
 ]  # fmt: skip
 ANNOTATIONS: list[Any] = [
     str, int, float, bool, list, dict, Any, list[str], dict[str, int], tuple[int, ...], set[int], int | None,
-    Optional[int], str | None, int | str, Literal[1], Literal[True], Literal[1, 2], Literal["a", "b"], Literal["1"],  # noqa: UP045
-    list[Literal[1]], list[Literal[True]], Color, list[Color], Place, list[Place], Place | None, dict[str, Place],
-    Point, dt.date, Annotated[int, pydantic.Field(gt=5)], Annotated[int, pydantic.Field(gt=0)],
-    Annotated[int, ["cannot be hashed"]], list[Annotated[str, {}]],
+    Optional[int], str | None, int | str, Literal[1], Literal[True], Literal[1, 2], Literal["a", "b"],  # noqa: UP045
+    Literal["1"], list[Literal[1]], list[Literal[True]], Color, list[Color], Place, list[Place], Place | None,
+    dict[str, Place], Point, dt.date, Annotated[int, pydantic.Field(gt=5)],
+    Annotated[int, pydantic.Field(gt=0)], Annotated[int, ["cannot be hashed"]], list[Annotated[str, {}]],
 ]  # fmt: skip
 TEXTS = [
-    "1", "True", "true", "2", "7", "a", "'a'", "", "null", "None", "red", "RED", "2024-01-02", "[1, 2]", '["a"]',
-    '["red"]', "[true]", '{"a": 1}', '{"x": 3}', PLACE.model_dump_json(), f"[{PLACE.model_dump_json()}]", "{'x': 1}",
-    1, True, 2.0, None, [1], [True], {"name": "Rome"},
+    "1", "True", "true", "2", "7", "a", "'a'", "", "null", "None", "red", "RED", "2024-01-02", "[1, 2]",
+    '["a"]', '["red"]', "[true]", '{"a": 1}', '{"x": 3}', "{'x': 1}", PLACE.model_dump_json(),
+    f"[{PLACE.model_dump_json()}]", 1, True, 2.0, None, [1], [True], {"name": "Rome"},
 ]  # fmt: skip
 
 
@@ -158,9 +130,9 @@ def compare_model_info() -> Any:
 
     stock = model_metadata.model_info
     dspy_compat.prepare()
-    known = [name for name, entry in model_metadata._load().items() if isinstance(entry, dict)][::40]
+    known = [name for name, entry in model_metadata._load().items() if isinstance(entry, dict)][::150]
     names = [*known, *(name.rpartition("/")[2] for name in known), "gpt-4o-mini", "gpt-5-mini", "no-such", ""]
-    providers = ["openai", "openai-chat", "anthropic", "gemini", "azure", "groq", "nobody"]
+    providers = ["openai-chat", "anthropic", "gemini", "nobody"]
     asked: list[tuple[str, str, Any]] = [
         (provider, name, namespaces)
         for name in names
@@ -186,7 +158,12 @@ def compare_model_info() -> Any:
             id=None, model=name or "x", message=message, finish_reason="stop", usage=usage
         )
         costs.estimate_cost(answer, provider=provider, requested_model=name)
-    for model in ("openai/gpt-4o-mini", "openai/gpt-5-mini", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro"):
+    for model in (
+        "openai/gpt-4o-mini",
+        "openai/gpt-5-mini",
+        "anthropic/claude-sonnet-4-5",
+        "gemini/gemini-2.5-pro",
+    ):
         capabilities.capabilities(dspy.LM(model, engine="lm15", api_key="k"))
     return len(asked), first, different()
 
@@ -194,7 +171,7 @@ def compare_model_info() -> Any:
 def test_models_are_known_as_before_and_nobody_spoils_what_is_remembered() -> None:
     """Prices and abilities of one model would be told of another, or change while a worker runs."""
     asked, first, after_use = fresh(compare_model_info)
-    assert asked > 500
+    assert asked > 200
     assert first == []
     assert after_use == []
 
@@ -228,7 +205,9 @@ def compare_fields() -> Any:
             for kind in ("input", "output"):
                 ours, theirs = meta._get_fields_with_type(signature, kind), stock(signature, kind)
                 same = list(ours) == list(theirs) and all(ours[name] is theirs[name] for name in theirs)
-                shown = [f"{name}: {field.annotation} {field.json_schema_extra}" for name, field in ours.items()]
+                shown = [
+                    f"{name}: {field.annotation} {field.json_schema_extra}" for name, field in ours.items()
+                ]
                 found.append((same, shown))
             assert list(signature.fields) == [*stock(signature, "input"), *stock(signature, "output")]
     return found
@@ -271,76 +250,6 @@ def compare_rebuilt() -> Any:
 
 
 def test_a_signature_that_is_rebuilt_has_its_new_fields() -> None:
-    """A class that names a type before it is defined would never find it: it would stay a forward reference."""
+    """A class that names a type before it is defined would never find it."""
     stock, ours = fresh(compare_rebuilt)
     assert ours == stock
-
-
-def _ask(provider: Provider, make: Callable[..., Any]) -> list[Any]:
-    """What programs send and get through LMs that `make` gives: requests, and answers with their costs."""
-    import dspy
-
-    from dspex.worker.engine import CallScope, current
-
-    typed = dspy.Signature("question, context: list[str] -> answer, count: int, mood: Literal['good', 'bad']")
-    taken: list[Any] = []
-
-    async def ask() -> None:
-        current.set(CallScope())
-        for model, url in (
-            ("openai/x", provider.base_url),
-            ("openai/gpt-4o-mini", provider.base_url),
-            ("anthropic/claude-sonnet-4-5", provider.anthropic_url),
-        ):
-            lm = make(model, url)
-            for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
-                with dspy.context(lm=lm, adapter=adapter):
-                    for module in (dspy.Predict("question -> answer"), dspy.ChainOfThought(typed, n=2)):
-                        given = {"question": "Wo, ä?", "context": ["a", "b"]}
-                        names = module.signature.input_fields if isinstance(module, dspy.Predict) else given
-                        got = await module.acall(**{name: given[name] for name in names})
-                        taken.append((got.toDict(), len(got.completions), lm.history[-1]["cost"]))
-            for engine in lm._engine_store.values():  # stock DSPy's own
-                await lm.aclose()
-                del engine
-                break
-
-    asyncio.run(ask())
-    return taken
-
-
-def compare_requests() -> Any:
-    """Requests as they come to a provider, and what is made of the replies: first stock, then ours."""
-    import dspy
-
-    from dspex.types import LMSpec
-    from dspex.worker import dspy_compat
-    from dspex.worker.engine import build_lm
-    from tests.provider import Provider
-
-    options = {"temperature": 0.3, "max_tokens": 77}
-
-    def stock(model: str, url: str) -> Any:
-        return dspy.LM(model, engine="lm15", api_base=url, api_key="k", cache=False, num_retries=0, **options)
-
-    def ours(model: str, url: str) -> Any:
-        return build_lm(LMSpec(model=model, base_url=url, api_key="k", temperature=0.3, max_tokens=77), [])
-
-    result = []
-    with Provider() as provider:
-        for make in (stock, ours):
-            provider.requests.clear()
-            answers = _ask(provider, make)
-            sent = [(r.path, list(r.headers.items()), json.dumps(r.body)) for r in provider.requests]
-            result.append([sent, answers])
-            dspy_compat.prepare()
-    return result
-
-
-def test_requests_are_the_same_byte_for_byte() -> None:
-    """A model would be asked something else than DSPy asks, or its answers be read or priced otherwise."""
-    (stock_sent, stock_answers), (ours_sent, ours_answers) = fresh(compare_requests)
-    assert len(stock_sent) == 3 * 3 * (1 + 2)
-    assert ours_sent == stock_sent
-    assert ours_answers == stock_answers
-    assert any(cost for _, _, cost in ours_answers)

@@ -26,6 +26,7 @@ from dspex.wire.messages import (
     Result,
     Shutdown,
     UseLM,
+    read_from_worker,
 )
 
 _LMS_KEPT = 256
@@ -78,7 +79,7 @@ class WorkerHandle:
         self._loop = asyncio.get_running_loop()
         self._channel: Channel[FromWorker] = Channel(
             forkling.sock,
-            FromWorker,
+            read_from_worker,
             on_message=self._on_message,
             on_close=self._on_channel_end,
             limit=limit,

@@ -114,7 +114,7 @@ class LocalPool:
         return PoolStats(
             [
                 WorkerStats(w.number, w.pid, w.state, w.rss, len(w.in_flight), w.done)
-                for w in self._supervisor.workers.values()
+                for w in list(self._supervisor.workers.values())  # a copy: any thread may ask
             ],
             len(self._queue),
             dict(self._counters),

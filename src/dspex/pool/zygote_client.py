@@ -27,8 +27,8 @@ from dspex.wire.messages import (
     Exited,
     Fork,
     Forked,
-    FromZygote,
     WorkerOptions,
+    read_from_zygote,
 )
 
 _log = logging.getLogger("dspex.pool")
@@ -109,7 +109,6 @@ class ZygoteClient:
         self._next = 1
         self._exits: dict[int, Callable[[int, int | None], None]] = {}
         self._alive: set[_Zygote] = set()
-        self._decoder = msgspec.msgpack.Decoder(FromZygote)
         self._zygote: _Zygote | None = None
         self._starting = asyncio.Lock()
         self._late: list[str] = []
@@ -214,7 +213,7 @@ class ZygoteClient:
 
     def _on_readable(self, zygote: _Zygote) -> None:
         try:
-            message, descriptors = packets.receive(zygote.control, self._decoder)
+            message, descriptors = packets.receive(zygote.control, read_from_zygote)
         except BlockingIOError:
             return
         except (OSError, msgspec.DecodeError):

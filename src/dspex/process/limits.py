@@ -41,4 +41,9 @@ def be_expendable() -> None:
     """Dump no core, and be the first choice when memory runs out: a worker, never its zygote."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
+        # By descriptor and not by Path: this is on the way to a forked worker's first answer.
+        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(file, b"500")
+        finally:
+            os.close(file)

@@ -10,7 +10,7 @@ import msgspec
 
 from dspex.errors import InvalidInput
 from dspex.program.fieldtypes import HISTORY
-from dspex.program.signature import Field, Signature, type_of
+from dspex.program.signature import Field, Signature, default_instructions, type_of
 from dspex.program.suggest import nearest
 
 #: The name of the history input that is added to a signature that has none.
@@ -75,7 +75,7 @@ def fill(
             answer = signature.outputs[-1].name
             given[history] = [{place: said, answer: answered} for said, answered in talk.turns]
         if talk.system:
-            base = signature.instructions or _default_instructions(signature)
+            base = signature.instructions or default_instructions(signature)
             signature = signature.with_instructions("\n\n".join([base, *talk.system]))
     if history is not None and given.get(history) is None:
         given[history] = []
@@ -182,14 +182,6 @@ def _with_history(
         )
     added = Field(HISTORY_NAME, HISTORY)
     return msgspec.structs.replace(signature, inputs=(*signature.inputs, added)), HISTORY_NAME
-
-
-def _default_instructions(signature: Signature) -> str:
-    """What DSPy would say of this signature by itself, word for word."""
-    inputs, outputs = (
-        ", ".join(f"`{field.name}`" for field in side) for side in (signature.inputs, signature.outputs)
-    )
-    return f"Given the fields {inputs}, produce the fields {outputs}."
 
 
 def _listed(names: Sequence[str]) -> str:

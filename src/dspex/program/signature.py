@@ -118,6 +118,14 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, instructions=text)
 
 
+def default_instructions(signature: Signature) -> str:
+    """What DSPy would say of this signature by itself, word for word."""
+    inputs, outputs = (
+        ", ".join(f"`{field.name}`" for field in side) for side in (signature.inputs, signature.outputs)
+    )
+    return f"Given the fields {inputs}, produce the fields {outputs}."
+
+
 def parse(text: str) -> Signature:
     """Read a signature in DSPy's string form.
 

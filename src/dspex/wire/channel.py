@@ -43,7 +43,7 @@ class Channel(Generic[M]):
 
     Args:
         sock: A connected stream socket; the channel owns it from here on.
-        kinds: Union of the messages that may arrive.
+        decode: Reads the messages that may arrive.
         on_message: Called with each message, in order, on the loop.
         on_close: Called once when nothing more will arrive, with the reason, or with None when the
             other side closed between two messages.
@@ -53,7 +53,7 @@ class Channel(Generic[M]):
     def __init__(
         self,
         sock: socket.socket,
-        kinds: object,
+        decode: Callable[[bytes], M],
         *,
         on_message: Callable[[M], None],
         on_close: Callable[[str | None], None],
@@ -62,7 +62,7 @@ class Channel(Generic[M]):
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._decode: Callable[[bytes], M] = msgspec.msgpack.Decoder(kinds).decode
+        self._decode = decode
         self._on_message = on_message
         self._on_close = on_close
         self._limit = limit

@@ -193,7 +193,7 @@ class Forked(Message, frozen=True, tag="forked"):
 
 
 class Exited(Message, frozen=True, tag="exited"):
-    """A worker is dead and reaped, and all that it had started is killed.
+    """A worker is dead and reaped, its group killed, and what it had started elsewhere is being killed.
 
     Attributes:
         worker: The worker's number.
@@ -209,4 +209,9 @@ FromWorker = Ready | Result | Fault
 ToZygote = Boot | Fork
 FromZygote = Booted | BootFailed | Forked | Exited
 
+# Made once, and in a zygote before its forks: making one takes a millisecond.
 encode = msgspec.msgpack.Encoder().encode
+read_by_worker = msgspec.msgpack.Decoder(ToWorker).decode
+read_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+read_by_zygote = msgspec.msgpack.Decoder(ToZygote).decode
+read_from_zygote = msgspec.msgpack.Decoder(FromZygote).decode

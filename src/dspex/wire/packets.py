@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -34,7 +34,7 @@ def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ())
     socket.send_fds(sock, [encode(message)], list(descriptors))
 
 
-def receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[M]) -> tuple[M | None, list[int]]:
+def receive(sock: socket.socket, decode: Callable[[bytes], M]) -> tuple[M | None, list[int]]:
     """Receive one message and the descriptors beside it; None when the other side is gone.
 
     Raises:
@@ -47,7 +47,7 @@ def receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[M]) -> tuple[M
     if not data:
         return None, descriptors
     try:
-        return decoder.decode(data), descriptors
+        return decode(data), descriptors
     except msgspec.DecodeError:
         for descriptor in descriptors:
             os.close(descriptor)

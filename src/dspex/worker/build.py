@@ -11,7 +11,7 @@ import dspy
 import msgspec
 
 from dspex.errors import LMNotConfigured
-from dspex.program.signature import Field, Signature, resolve
+from dspex.program.signature import Field, Signature, default_instructions, resolve
 from dspex.program.spec import ProgramSpec
 from dspex.types import LMSpec
 from dspex.worker.engine import build_lm, load_allowed
@@ -81,7 +81,9 @@ def dspy_signature(signature: Signature) -> Any:
     with warnings.catch_warnings():
         # A field may be named like a method of the class (``json``, ``copy``); DSPy finds it all the same.
         warnings.simplefilter("ignore", UserWarning)
-        return dspy.make_signature(fields, signature.instructions)
+        # Without instructions DSPy would build the class twice to find out its own.
+        instructions = signature.instructions or default_instructions(signature)
+        return dspy.make_signature(fields, instructions)
 
 
 def _description(field: Field) -> dict[str, str]:

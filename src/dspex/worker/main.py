@@ -32,6 +32,7 @@ from dspex.wire.messages import (
     ToWorker,
     UseLM,
     WorkerOptions,
+    read_by_worker,
 )
 from dspex.worker import faults
 from dspex.worker.build import LMs, Programs
@@ -78,7 +79,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._channel: Channel[ToWorker] = Channel(
             sock,
-            ToWorker,
+            read_by_worker,
             on_message=self._on_message,
             on_close=self._on_close,
             limit=options.max_payload + _ENVELOPE,

@@ -18,8 +18,6 @@ import time
 import traceback
 from pathlib import Path
 
-import msgspec
-
 from dspex.process import group
 from dspex.process.lifeline import arm, become_subreaper, disarm
 from dspex.wire import packets
@@ -31,8 +29,8 @@ from dspex.wire.messages import (
     Exited,
     Fork,
     Forked,
-    ToZygote,
     WorkerOptions,
+    read_by_zygote,
 )
 
 
@@ -66,12 +64,11 @@ class Zygote:
     def __init__(self, control: socket.socket, supervisor: int) -> None:
         self._control = control
         self._supervisor = supervisor
-        self._decoder = msgspec.msgpack.Decoder(ToZygote)
         self._workers: dict[int, tuple[int, int]] = {}  # pidfd → number, pid
 
     def prepare(self) -> bool:
         """Import everything that workers will share; False when that failed and was reported."""
-        boot, _ = packets.receive(self._control, self._decoder)
+        boot, _ = packets.receive(self._control, read_by_zygote)
         if not isinstance(boot, Boot):
             return False
         if boot.protocol != PROTOCOL:
@@ -125,7 +122,7 @@ class Zygote:
 
     def _obey(self, poll: select.poll) -> bool:
         try:
-            message, descriptors = packets.receive(self._control, self._decoder)
+            message, descriptors = packets.receive(self._control, read_by_zygote)
         except OSError:
             return False
         if not isinstance(message, Fork):
@@ -162,8 +159,9 @@ class Zygote:
         number, pid = self._workers.pop(pidfd)
         os.close(pidfd)
         status = group.bury(pid)
-        group.kill_strangers({pid for _, pid in self._workers.values()})
+        # Its replacement need not wait until its orphans are found.
         self._tell(Exited(number, status))
+        group.kill_strangers({pid for _, pid in self._workers.values()})
 
     def _sweep(self) -> None:
         for _, pid in self._workers.values():
