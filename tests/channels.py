@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dspex.wire.channel import MAX_FRAME, Channel
-from dspex.wire.messages import FromWorker, Result, encode
+from dspex.wire.messages import FromWorker, Result, encode, read_from_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ class End:
         self.reasons: list[str | None] = []
         self._then = then
         self.channel: Channel[FromWorker] = Channel(
-            sock, FromWorker, on_message=self._take, on_close=self.reasons.append, limit=limit
+            sock, read_from_worker, on_message=self._take, on_close=self.reasons.append, limit=limit
         )
         self.send = self.channel.send
 
@@ -119,7 +119,6 @@ async def turns(count: int = 5) -> None:
 async def drain(bare: socket.socket, count: int) -> list[FromWorker]:
     """Read this many messages as a plain reader of the format does."""
     loop = asyncio.get_running_loop()
-    decoder = msgspec.msgpack.Decoder(FromWorker)
     data, parts = bytearray(), b""
     found: list[FromWorker] = []
     while len(found) < count:
@@ -130,7 +129,7 @@ async def drain(bare: socket.socket, count: int) -> list[FromWorker]:
             assert size <= MAX_FRAME
             parts += data[4 : 4 + size]
             if not int.from_bytes(data[:4], "little") & MORE:
-                found.append(decoder.decode(parts))
+                found.append(read_from_worker(parts))
                 parts = b""
             del data[: 4 + size]
     assert not data

@@ -52,7 +52,8 @@ class Told:
         self._orders = orders
 
     def tell(self, **facts: Any) -> None:
-        os.write(self._report, json.dumps(facts).encode() + b"\n")
+        if self._report >= 0:
+            os.write(self._report, json.dumps(facts).encode() + b"\n")
 
     def obey(self) -> NoReturn:
         """Answer every order, and stay for an hour when nobody gives any."""
@@ -179,12 +180,14 @@ def parent(*, does: str, report: int, orders: int = -1, copy: str = "") -> None:
             if copy == "ends":
                 child.kill()
                 child.terminate()
-                status = child.bury()
+                child.bury()
                 child.close_after_fork()
-                os._exit(0 if status == 0 else 1)
+                os._exit(0)
             signal.pause()
-        status = os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) if copy == "ends" else None
-        own.tell(copy=forked, status=status)
+        if copy == "ends":
+            own.tell(status=os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]))
+        else:
+            own.tell(copy=forked)
     while True:
         signal.pause()
 

@@ -125,3 +125,13 @@ def random_number() -> float:
 def leave() -> None:
     """Raise SystemExit, as a library that calls sys.exit does."""
     sys.exit(5)
+
+
+@dspex.command("garble")
+async def garble() -> None:
+    """Write nonsense to every socket of the process, the channel among them, and stay."""
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("socket:"):
+                os.write(descriptor, b"\xff" * 64)
+    await asyncio.sleep(3600)

@@ -68,8 +68,7 @@ def test_several_outputs_are_named(provider: Provider, environment: dict[str, st
         "ChainOfThought",
         "question -> answer, score: float",
         "?",
-        "--lm",
-        "openai/x",
+        *lm(provider),
     )
     assert ran.stdout == "reasoning: As taught.\nanswer: Paris\nscore: 0.5\n"
 

@@ -13,10 +13,17 @@ import msgspec
 import pytest
 
 from dspex.wire import packets
-from dspex.wire.messages import Boot, BootFailed, Exited, Fork, Forked, FromZygote, ToZygote, WorkerOptions
+from dspex.wire.messages import (
+    Boot,
+    BootFailed,
+    Exited,
+    Fork,
+    Forked,
+    WorkerOptions,
+    read_by_zygote,
+    read_from_zygote,
+)
 
-TO_ZYGOTE = msgspec.msgpack.Decoder(ToZygote)
-FROM_ZYGOTE = msgspec.msgpack.Decoder(FromZygote)
 FORK = Fork(7, WorkerOptions(slots=64, allow_modules=["shop"], max_payload=1024))
 
 Pair = tuple[socket.socket, socket.socket]
@@ -54,7 +61,7 @@ def test_descriptors_arrive_usable_and_are_not_inherited(pair: Pair) -> None:
     left, right = pair
     with pipes(4) as made:
         packets.send(left, FORK, [writer for _, writer in made])
-        message, descriptors = packets.receive(right, TO_ZYGOTE)
+        message, descriptors = packets.receive(right, read_by_zygote)
         assert message == FORK
         assert len(descriptors) == 4
         assert not set(descriptors) & {end for ends in made for end in ends}
@@ -73,7 +80,7 @@ def test_messages_stay_apart_and_keep_their_own_descriptors(pair: Pair) -> None:
         packets.send(left, Forked(2, 20), [writer])
         packets.send(left, Exited(1, -9))
         packets.send(left, Exited(2, None))
-        received = [packets.receive(right, FROM_ZYGOTE) for _ in range(4)]
+        received = [packets.receive(right, read_from_zygote) for _ in range(4)]
         assert [message for message, _ in received] == [
             Forked(1, 10),
             Forked(2, 20),
@@ -89,8 +96,8 @@ def test_both_directions_are_independent(pair: Pair) -> None:
     left, right = pair
     packets.send(left, FORK)
     packets.send(right, BootFailed("no DSPy", ["mlflow"]))
-    assert packets.receive(right, TO_ZYGOTE) == (FORK, [])
-    assert packets.receive(left, FROM_ZYGOTE) == (BootFailed("no DSPy", ["mlflow"]), [])
+    assert packets.receive(right, read_by_zygote) == (FORK, [])
+    assert packets.receive(left, read_from_zygote) == (BootFailed("no DSPy", ["mlflow"]), [])
 
 
 @pytest.mark.parametrize(
@@ -114,10 +121,10 @@ def test_a_malformed_packet_closes_its_descriptors(pair: Pair, packet: bytes) ->
         before = open_descriptors()
         socket.send_fds(left, [packet], [writer for _, writer in made])
         with pytest.raises(msgspec.DecodeError):
-            packets.receive(right, TO_ZYGOTE)
+            packets.receive(right, read_by_zygote)
         assert open_descriptors() == before
         packets.send(left, FORK)
-        assert packets.receive(right, TO_ZYGOTE) == (FORK, [])
+        assert packets.receive(right, read_by_zygote) == (FORK, [])
 
 
 def test_the_end_is_none(pair: Pair) -> None:
@@ -125,9 +132,9 @@ def test_the_end_is_none(pair: Pair) -> None:
     left, right = pair
     packets.send(left, FORK)
     left.close()
-    assert packets.receive(right, TO_ZYGOTE) == (FORK, [])
-    assert packets.receive(right, TO_ZYGOTE) == (None, [])
-    assert packets.receive(right, TO_ZYGOTE) == (None, [])
+    assert packets.receive(right, read_by_zygote) == (FORK, [])
+    assert packets.receive(right, read_by_zygote) == (None, [])
+    assert packets.receive(right, read_by_zygote) == (None, [])
 
 
 def test_nothing_to_receive_is_no_end(pair: Pair) -> None:
@@ -135,7 +142,7 @@ def test_nothing_to_receive_is_no_end(pair: Pair) -> None:
     _, right = pair
     right.setblocking(False)
     with pytest.raises(BlockingIOError):
-        packets.receive(right, TO_ZYGOTE)
+        packets.receive(right, read_by_zygote)
 
 
 def test_sending_to_a_side_that_is_gone_is_an_os_error(pair: Pair) -> None:
@@ -151,7 +158,7 @@ def test_a_long_import_path_fits(pair: Pair) -> None:
     left, right = pair
     boot = Boot(1, [f"/opt/packages/{number:04}/lib/python/site-packages" for number in range(2000)], "/", [])
     packets.send(left, boot)
-    assert packets.receive(right, TO_ZYGOTE) == (boot, [])
+    assert packets.receive(right, read_by_zygote) == (boot, [])
 
 
 def test_a_packet_over_the_limit_is_malformed(pair: Pair) -> None:
@@ -160,4 +167,4 @@ def test_a_packet_over_the_limit_is_malformed(pair: Pair) -> None:
     boot = Boot(1, ["x" * 1000] * 150, "/", [])
     packets.send(left, boot)
     with pytest.raises(msgspec.DecodeError):
-        packets.receive(right, TO_ZYGOTE)
+        packets.receive(right, read_by_zygote)

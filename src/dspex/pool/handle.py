@@ -179,11 +179,12 @@ class WorkerHandle:
                     self._on_ready(self)
 
     def _on_channel_end(self, reason: str | None) -> None:
-        # The end of the channel is not by itself the sign of death; what was malformed ends the worker.
-        if reason is not None:
-            self.kill(reason)
-        elif self._state in {"starting", "ready"}:
+        # The end of the channel is not by itself the sign of death, and a death is not by itself the
+        # channel's fault: a worker that still lives in a moment has closed or garbled it, and is ended.
+        if self._state in {"starting", "ready"}:
             self._state = "stopping"
+        if reason is not None:
+            self._loop.call_later(_STATUS_WAIT, self.kill, reason)
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections import Counter
 
 from dspex.errors import (
@@ -84,7 +83,7 @@ class LocalPool:
         """
         while not any(worker.free for worker in self._supervisor.workers.values()):
             if self._supervisor.unhealthy is not None:
-                raise self._supervisor.unhealthy
+                raise _again(self._supervisor.unhealthy)
             self._changed.clear()
             await self._changed.wait()
 
@@ -145,7 +144,7 @@ class LocalPool:
         if work.overdue:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
-            raise self._again(self._supervisor.unhealthy)
+            raise _again(self._supervisor.unhealthy)
         worker = None if len(self._queue) else choose(self._supervisor.workers.values(), work)
         if worker is None and self._queue.full:
             raise PoolSaturated(
@@ -162,22 +161,22 @@ class LocalPool:
 
     def _arm(self, work: Work) -> None:
         """Set the timer for the nearer of the deadline and the longest wait in the queue."""
-        at = work.deadline
+        waits = [work.time_left()] if work.deadline is not None else []
         if self._options.queue_timeout is not None:
-            leave = work.admitted + self._options.queue_timeout
-            at = leave if at is None else min(at, leave)
-        if at is not None:
-            work.timer = self._loop.call_later(at - time.monotonic(), self._on_time, work)
+            waits.append(self._options.queue_timeout)
+        if waits:
+            work.timer = self._loop.call_later(min(waits), self._on_time, work)
 
     def _on_time(self, work: Work) -> None:
         if work.ended:
             return
-        if work.worker is None:
+        if not work.overdue and work.attempts:
+            # It was queue_timeout that passed, and the call has been given to a worker by now.
+            if work.deadline is not None:
+                work.timer = self._loop.call_later(work.time_left(), self._on_time, work)
+        elif work.worker is None:
             self._queue.leave()
             self._end(work, work.timed_out(killed=False) if work.overdue else self._waited_too_long())
-        elif work.deadline is not None and not work.overdue:
-            # It was queue_timeout that passed, and the call runs by now.
-            work.timer = self._loop.call_later(work.deadline - time.monotonic(), self._on_time, work)
         else:
             work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "deadline")
 
@@ -286,7 +285,7 @@ class LocalPool:
         self._changed.set()
         if self._supervisor.unhealthy is not None:
             for work in self._queue.drain():
-                self._end(work, self._again(self._supervisor.unhealthy))
+                self._end(work, _again(self._supervisor.unhealthy))
         self._pump()
 
     def _on_death(self, worker: WorkerHandle, status: int | None) -> None:
@@ -324,10 +323,10 @@ class LocalPool:
                 ),
             )
 
-    @staticmethod
-    def _again(error: PoolUnhealthy) -> PoolUnhealthy:
-        """A copy for each caller, so that no two share one traceback."""
-        return PoolUnhealthy(error.message, details=dict(error.details))
+
+def _again(error: PoolUnhealthy) -> PoolUnhealthy:
+    """A copy for each caller, so that no two share one traceback."""
+    return PoolUnhealthy(error.message, details=dict(error.details))
 
 
 def _cause(worker: WorkerHandle, status: int | None) -> str:

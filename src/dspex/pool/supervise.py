@@ -75,7 +75,7 @@ class Supervisor:
             # No zygote: what it imports fails, and would fail again.
             self._failures = max(self._failures, _UNHEALTHY_AFTER)
             self._failed(str(error.details.get("cause", error.message)))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 (no descriptors, no memory: it is tried again, with a pause)
             self._failed(f"{type(error).__name__}: {error}")
         else:
             worker = self.workers[forkling.number] = self._handle(forkling)
@@ -106,7 +106,8 @@ class Supervisor:
     def _failed(self, cause: str) -> None:
         self._failures += 1
         _log.error("a worker did not start: %s", cause)
-        if self._failures >= _UNHEALTHY_AFTER and not self._closing:
+        ready = any(worker.state in {"ready", "busy"} for worker in self.workers.values())
+        if self._failures >= _UNHEALTHY_AFTER and not ready and not self._closing:
             self.unhealthy = PoolUnhealthy(
                 f"workers do not start, and it is tried again until they do; the last cause: {cause}",
                 details={"cause": cause, "failures": self._failures},

@@ -132,8 +132,9 @@ class ZygoteClient:
         pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
         lifeline = Lifeline()
         outputs = (Output(pipes[0][0], number, "stdout"), Output(pipes[1][0], number, "stderr"))
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        zygote.forks[number] = answer
         try:
-            answer = zygote.forks[number] = asyncio.get_running_loop().create_future()
             options = msgspec.structs.replace(options, late_preload=list(self._late))
             handed = [theirs.fileno(), lifeline.read_end, pipes[0][1], pipes[1][1]]
             try:
@@ -143,6 +144,8 @@ class ZygoteClient:
             pid, pidfd = await answer
             self._exits[number] = on_exit
         except BaseException:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                os.close(answer.result()[1])
             ours.close()
             lifeline.cut()
             for output in outputs:
@@ -243,6 +246,7 @@ class ZygoteClient:
         self._alive.discard(zygote)
         if self._zygote is zygote:
             self._zygote = None
+            self._exits.clear()
         cause = f"the zygote exited with status {status}: {zygote.cause()}"
         _fail(zygote.booted, cause)
         for answer in zygote.forks.values():

@@ -1,0 +1,164 @@
+"""Whose key goes where, that no key is ever shown, and what is said when there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dspex.errors import InvalidOption, LMNotConfigured, UnknownProvider
+from dspex.lm import providers, secrets
+from dspex.lm.profile import LM
+
+KEY = "sk-canary-4711"
+VARIABLES = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY")
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the keys of whoever runs it."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+# What is shown
+
+
+def test_no_key_is_shown() -> None:
+    """A key would reach a log, a traceback or a notebook."""
+    lm = LM("openai/x", api_key=KEY, temperature=0.5, extraction_lm=LM("openai/y", api_key=KEY), extra=KEY)
+    assert repr(lm) == "LM('openai/x', api_key='***', temperature=0.5)"
+    assert KEY not in f"{lm} {lm!r} {[lm]} {lm.spec(KEY, None)!r} {lm.spec(KEY, None)}"
+
+
+def test_a_reference_to_a_key_is_shown() -> None:
+    """A user could not see which variable is read."""
+    shown = repr(LM("openai/x", api_key="env:SHOP_KEY", base_url="http://h", engine="a:B", timeout=2.0))
+    assert shown == "LM('openai/x', api_key='env:SHOP_KEY', base_url='http://h', timeout=2.0, engine='a:B')"
+
+
+# Whose key goes where
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("openai/x", "OPENAI_API_KEY"),
+        ("anthropic/x", "ANTHROPIC_API_KEY"),
+        ("gemini/x", "GEMINI_API_KEY"),
+        ("gemini/x", "GOOGLE_API_KEY"),
+    ],
+)
+def test_a_providers_own_variable_is_read(model: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is set as every tool expects it would not be found."""
+    lm = LM(model)
+    monkeypatch.setenv(variable, KEY)
+    assert lm.fetch_key() == KEY
+    monkeypatch.setenv(variable, "another")
+    assert lm.fetch_key() == "another"
+
+
+def test_the_first_of_two_variables_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which key is used would depend on chance."""
+    monkeypatch.setenv("GEMINI_API_KEY", "first")
+    monkeypatch.setenv("GOOGLE_API_KEY", "second")
+    assert LM("gemini/x").fetch_key() == "first"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize(
+    ("model", "key", "variable"),
+    [
+        ("openai/x", None, "OPENAI_API_KEY"),
+        ("gemini/x", None, "GEMINI_API_KEY"),
+        ("openai/x", "env:SHOP_KEY", "SHOP_KEY"),
+    ],
+)
+def test_a_missing_key_names_its_variable(
+    model: str, key: str | None, variable: str, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user would not know what to set, or the request would go out without a key."""
+    monkeypatch.delenv("SHOP_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(LMNotConfigured, match=variable) as error:
+        LM(model, api_key=key).fetch_key()
+    assert error.value.details == {"variable": variable}
+
+
+def test_a_key_of_ones_own_comes_before_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A customer's call would be paid by the operator."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("SHOP_KEY", "shop")
+    assert LM("openai/x", api_key="direct").fetch_key() == "direct"
+    assert LM("openai/x", api_key="env:SHOP_KEY").fetch_key() == "shop"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_url": "http://elsewhere/v1"},
+        {"model": "local"},
+        {"model": "local:/m.gguf"},
+        {"engine": "a:B"},
+        {"model": "local", "base_url": "http://elsewhere"},
+    ],
+)
+def test_a_providers_key_goes_to_the_provider_only(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator's key would be sent to whatever server a `base_url` names."""
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, KEY)
+    lm = LM(**{"model": "openai/x", **options})
+    assert lm.fetch_key() is None
+    assert lm.spec(lm.fetch_key(), lm.base_url).api_key == "none"
+
+
+# Providers and secrets
+
+
+def test_providers_are_found_by_name() -> None:
+    """A provider that is listed could not be used."""
+    for name, provider in providers.PROVIDERS.items():
+        assert providers.find(name) is provider
+        assert provider.name == name
+    assert providers.find("local").variables == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("opnai", "openai"), ("antropic", "anthropic"), ("gemni", "gemini"), ("OpenAI", None)],
+)
+def test_the_nearest_provider_is_named(name: str, nearest: str | None) -> None:
+    """A typing error would be answered with a list alone."""
+    with pytest.raises(UnknownProvider) as error:
+        providers.find(name)
+    assert error.value.details == {"provider": name, "known": list(providers.PROVIDERS)}
+    assert ("did you mean" in error.value.message) == (nearest is not None)
+    assert nearest is None or f"did you mean {nearest!r}?" in error.value.message
+    assert "base_url=" in error.value.message
+
+
+def test_a_name_like_nothing_gets_the_list() -> None:
+    """A far-fetched guess would mislead."""
+    with pytest.raises(UnknownProvider) as error:
+        providers.find("zzz")
+    assert "did you mean" not in error.value.message
+    assert all(name in error.value.message for name in providers.PROVIDERS)
+
+
+def test_a_reference_is_looked_up_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is rotated would need a restart."""
+    monkeypatch.setenv("SHOP_KEY", "one")
+    assert secrets.fetch("env:SHOP_KEY") == "one"
+    monkeypatch.setenv("SHOP_KEY", "two")
+    assert secrets.fetch("env:SHOP_KEY") == "two"
+    assert secrets.fetch("sk-with:colon") == "sk-with:colon"
+
+
+@pytest.mark.parametrize("reference", ["file:/run/secrets/nowhere", "keyring:dspex/nobody"])
+def test_no_reference_is_sent_as_a_key(reference: str) -> None:
+    """The path of a secret would go to a provider as if it were the secret."""
+    with pytest.raises((InvalidOption, LMNotConfigured)):
+        LM("openai/x", api_key=reference).fetch_key()
