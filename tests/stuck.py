@@ -128,10 +128,10 @@ def leave() -> None:
 
 
 @dspex.command("garble")
-async def garble() -> None:
+def garble() -> None:
     """Write nonsense to every socket of the process, the channel among them, and stay."""
     for descriptor in range(3, 64):
         with contextlib.suppress(OSError):
             if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("socket:"):
                 os.write(descriptor, b"\xff" * 64)
-    await asyncio.sleep(3600)
+    time.sleep(3600)

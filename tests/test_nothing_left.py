@@ -72,6 +72,8 @@ class Script:
 
 STUCK = f"""
 with dspex.Runtime(settings={SETTINGS}, pools={{"general": dspex.PoolOptions(workers=2)}}) as runtime:
+    while [worker.state for worker in runtime.stats().pools["general"].workers] != ["ready"] * 2:
+        time.sleep(0.001)  # else both calls may go to the first, and the second never run
     call = runtime.pool("general").execute
     threads = [threading.Thread(target=call, args=(COMMAND, ARGS), kwargs={{"timeout": None}}) for _ in "ab"]
     for thread in threads:
