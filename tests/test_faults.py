@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from dspy.utils import exceptions as dspy_errors
 
 from dspex import errors
 from dspex.worker import faults
+from tests.fresh import fresh
 
 
 def codes(**names: str) -> dict[str, str]:
@@ -79,20 +78,6 @@ LITELLM = codes(
         "ModifyResponseException SensitiveDataRouteException"
     ),
 )
-_CODES_OF_LITELLM = """
-import json
-from litellm import exceptions
-from dspy.clients.engines.litellm_errors import to_lm15_error
-from dspy.clients.errors import wrap_error
-from dspex.worker import faults
-codes = {}
-for name, kind in vars(exceptions).items():
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        error = kind.__new__(kind)  # their constructors take different things
-        vars(error).update(message="said no", num_retries=None, max_retries=None)
-        codes[name] = faults.translate(wrap_error(to_lm15_error(error), model="x/y")).code
-print(json.dumps(codes))
-"""
 KEY = "sk-canary-0123456789"
 
 
@@ -164,18 +149,24 @@ def test_an_engine_that_breaks_is_unavailable() -> None:
     assert (ours.code, ours.details) == ("lm_unavailable", {"model": "own/x"})
 
 
+def codes_of_litellm() -> dict[str, str]:
+    """The code of each class that LiteLLM has; to import it takes seconds and changes a process."""
+    from dspy.clients.engines.litellm_errors import to_lm15_error
+    from litellm import exceptions
+
+    found = {}
+    for name, kind in vars(exceptions).items():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            error = kind.__new__(kind)  # their constructors take different things
+            vars(error).update(message="said no", num_retries=None, max_retries=None)
+            found[name] = faults.translate(wrap_error(to_lm15_error(error), model="x/y")).code
+    return found
+
+
 @pytest.mark.slow
 def test_each_error_of_litellm_has_a_class_of_ours() -> None:
     """Providers that only LiteLLM speaks would fail with codes of their own."""
-    done = subprocess.run(
-        [sys.executable, "-c", _CODES_OF_LITELLM],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == LITELLM
+    assert fresh(codes_of_litellm) == LITELLM
 
 
 def test_a_reply_that_cannot_be_parsed_comes_with_its_text() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -130,20 +131,24 @@ def spawn(
         lifeline.cut()
         raise
     lifeline.handed_over()
-    return Child(process, lifeline)
+    try:
+        return Child(process, lifeline)
+    except BaseException:  # no descriptor for its pidfd: what cannot be watched must not run
+        lifeline.cut()
+        process.kill()
+        process.wait()
+        raise
 
 
 async def spawn_in_thread(module: str, **options: Any) -> Child:
     """``spawn`` off the event loop. A caller that is cancelled meanwhile leaves no child behind."""
-    starting = asyncio.ensure_future(asyncio.to_thread(spawn, module, **options))
+    # A bare future and not a task: a loop that is torn down cancels every task, and the child would be lost.
+    starting = asyncio.get_running_loop().run_in_executor(None, functools.partial(spawn, module, **options))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        starting.add_done_callback(_bury_unwanted)
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            starting.result().kill()
+            await starting.result().wait()
         raise
-
-
-def _bury_unwanted(starting: asyncio.Future[Child]) -> None:
-    if not starting.cancelled() and starting.exception() is None:
-        starting.result().kill()
-        starting.result().bury()

@@ -1,0 +1,130 @@
+"""The examples, each run as its reader would run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.provider import Provider, Reply, Request, echo, fields, hanging
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def reply(request: Request) -> Reply:
+    """What a model might say to the examples."""
+    said = request.prompt.user
+    if "long story" in said:
+        return hanging()
+    if "capital of France" in said:
+        return fields(reasoning="It is known.", answer="Paris")
+    if "kettle" in said:
+        return fields(kind="complaint", urgent=True, products=["kettle", "toaster"], summary="It leaks.")
+    return echo()
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider(reply) as running:
+        yield running
+
+
+def run(example: str, **environment: str) -> tuple[str, str]:
+    """What an example writes to standard output and standard error."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DSPEX_")}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / example)],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout, ran.stderr
+
+
+def run_there(example: str, provider: Provider) -> tuple[str, str]:
+    """The same, with the tests' provider for a model."""
+    return run(example, DSPEX_LM="openai/model", DSPEX_BASE_URL=provider.base_url)
+
+
+def test_every_example_is_tried() -> None:
+    """If this failed, an example would be there that no test runs."""
+    scripts = {file.relative_to(EXAMPLES).as_posix() for file in EXAMPLES.rglob("*.py")}
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert {script for script in scripts if f'run_there("{script}"' not in text} == {"own_command/texts.py"}
+
+
+def test_quickstart(provider: Provider) -> None:
+    """If this failed, the first thing to copy would not give an answer."""
+    output, _ = run_there("quickstart.py", provider)
+    reasoning, answer, summary = output.splitlines()
+    assert reasoning == "reasoning: It is known."
+    assert answer == "answer: Paris"
+    assert summary.startswith("model, ")
+
+
+def test_async_many(provider: Provider) -> None:
+    """If this failed, many questions at once would lose one, or show no progress."""
+    before = len(provider.requests)
+    output, _ = run_there("async_many.py", provider)
+    assert output.splitlines()[-1] == "100 answers, 0 failures"
+    assert "asking" in output
+    assert "100%" in output
+    assert len(provider.requests) - before == 100
+
+
+def test_threads(provider: Provider) -> None:
+    """If this failed, threads that share an adapter would get each other's answers."""
+    output, _ = run_there("threads.py", provider)
+    cities = [line.partition(" (worker")[0] for line in output.splitlines()]
+    assert cities == [f"{city}: In which country is {city}?" for city in ("Lisbon", "Oslo", "Prague", "Rome")]
+
+
+def test_typed_outputs(provider: Provider) -> None:
+    """If this failed, declared types would not be what arrives."""
+    output, _ = run_there("typed_outputs.py", provider)
+    assert output.splitlines() == [
+        "kind: 'complaint' (str)",
+        "urgent: True (bool)",
+        "products: ['kettle', 'toaster'] (list)",
+        "summary: 'It leaks.' (str)",
+    ]
+
+
+def test_errors(provider: Provider) -> None:
+    """If this failed, the example of errors would show others than those it speaks of."""
+    output, _ = run_there("errors.py", provider)
+    lines = [line for line in output.splitlines() if not line.startswith(" ")]
+    assert lines == [
+        "a slip in a type: refused, invalid_signature",
+        "a slip in a module: refused, module_not_found",
+        "an option there is not: refused, invalid_option",
+        "a missing input: refused, invalid_input",
+        "no key: refused, lm_not_configured",
+        "no time: python_timeout while running",
+        "no server: lm_unavailable, try again",
+    ]
+
+
+def test_own_command(provider: Provider) -> None:
+    """If this failed, the workers would not find a module beside a script, or lose what it prints."""
+    output, errors = run_there("own_command/main.py", provider)
+    frequent, title = output.splitlines()
+    assert frequent == "frequent: [('lighthouse', 3), ('night', 2), ('keeper', 2)]"
+    assert title == 'title: ["lighthouse", "night", "keeper"]'
+    assert errors == "dspex.output: counting 33 words\n"
+
+
+@pytest.mark.slow
+def test_quickstart_on_the_embedded_model() -> None:
+    """If this failed, a reader without a key would have no first answer."""
+    pytest.importorskip("xllamacpp")
+    output, _ = run("quickstart.py")
+    assert "answer: Paris" in output
