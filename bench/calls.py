@@ -19,7 +19,7 @@ async def _dspex(base_url: str | None, workers: int) -> AsyncIterator[One]:
     import dspex
 
     lm = (
-        dspex.LM("bench/instant", engine="bench.instant:Instant")
+        dspex.LM("bench/instant", engine="bench.instant:AsyncInstant")
         if base_url is None
         else dspex.LM("openai/x", base_url=base_url)
     )

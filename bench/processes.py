@@ -59,7 +59,7 @@ def main(what: str) -> float:
     """One measurement in a fresh interpreter."""
     import dspex
 
-    lm = dspex.LM("bench/instant", engine="bench.instant:Instant")
+    lm = dspex.LM("bench/instant", engine="bench.instant:AsyncInstant")
     settings = dspex.Settings(allow_modules=("bench",))
     pools = {"general": dspex.PoolOptions(workers=1)}
     with dspex.Runtime(lm, pools=pools, settings=settings) as runtime:

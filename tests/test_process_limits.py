@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from dspex.process import limits
+from tests.scenes import Scene, scene
+
+__all__ = ["scene"]
 
 
 @pytest.fixture
@@ -101,3 +104,12 @@ def test_the_memory_of_a_process() -> None:
 def test_the_memory_of_no_process_is_none(pid: int) -> None:
     """Statistics would fail because a worker has just ended."""
     assert limits.resident_bytes(pid) == 0
+
+
+def test_an_expendable_child_dumps_no_core_and_dies_first(scene: Scene) -> None:
+    """A crash would write gigabytes, and memory pressure would kill the service in place of a worker."""
+    child = scene.start_child("facts")
+    facts = scene.facts()
+    assert facts["core"][1:] == [0, 0]
+    assert facts["oom"] == 500
+    assert child.bury() == 0

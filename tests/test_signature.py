@@ -249,7 +249,7 @@ def test_resolve_takes_history_from_the_worker_only() -> None:
 
 
 def test_an_input_without_a_type_is_not_one_of_type_str() -> None:
-    """If this failed, an untyped input would refuse the lists that DSPy users give it, or its output differ."""
+    """If this failed, an untyped input would refuse the lists that users of DSPy give it."""
     untyped, typed = parse("context -> answer"), parse("context: str -> answer: str")
     assert not untyped.inputs[0].typed
     assert typed.inputs[0].typed

@@ -66,6 +66,7 @@ class Channel(Generic[M]):
         self._on_message = on_message
         self._on_close = on_close
         self._limit = limit
+        self._longest_frame = min(limit, MAX_FRAME)
         self._buffer = bytearray(2 * (MAX_FRAME + _HEADER))
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -100,15 +101,15 @@ class Channel(Generic[M]):
         """
         data = encode(message)
         size = len(data)
-        if size <= MAX_FRAME:
-            self._write(size.to_bytes(_HEADER, "little") + data)
-            return
         if size > self._limit:
             raise PayloadTooLarge(
                 f"a message of {size:,} bytes is over the limit of {self._limit:,}; send less, or raise "
                 "Settings(max_payload=...)",
                 details={"size": size, "limit": self._limit},
             )
+        if size <= MAX_FRAME:
+            self._write(size.to_bytes(_HEADER, "little") + data)
+            return
         view = memoryview(data)
         for start in range(0, size, MAX_FRAME):
             part = view[start : start + MAX_FRAME]
@@ -212,8 +213,8 @@ class Channel(Generic[M]):
         while self._reading and self._end - self._start >= _HEADER:
             head = int.from_bytes(self._view[self._start : self._start + _HEADER], "little")
             size = head & ~_MORE
-            if size > MAX_FRAME:
-                self._finish(f"a frame of {size:,} bytes is over the limit of {MAX_FRAME:,}")
+            if size > self._longest_frame:
+                self._finish(f"a frame of {size:,} bytes is over the limit of {self._longest_frame:,}")
                 return
             begin = self._start + _HEADER
             if self._end < begin + size:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +93,22 @@ def _description(field: Field) -> dict[str, str]:
     return {} if field.description is None else {"desc": field.description}
 
 
+@dataclass(slots=True)
+class _Built:
+    lm: dspy.LM
+    adapter: Any
+    users: int = 0
+    dropped: bool = False
+
+
 class LMs:
     """The LMs that calls on this channel may name, each with its adapter, built when first used."""
 
     def __init__(self, allow_modules: list[str]) -> None:
         self._allow_modules = allow_modules
         self._specs: dict[int, LMSpec] = {}
-        self._built: dict[int, tuple[dspy.LM, Any]] = {}
+        self._built: dict[int, _Built] = {}
+        self._closing: set[asyncio.Future[None]] = set()
 
     def add(self, number: int, spec: LMSpec) -> None:
         """Take note of an LM."""
@@ -105,7 +117,30 @@ class LMs:
     def drop(self, number: int) -> None:
         """Forget an LM; its connections close when its last call has ended."""
         self._specs.pop(number, None)
-        self._built.pop(number, None)
+        built = self._built.pop(number, None)
+        if built is not None:
+            built.dropped = True
+            self._close_unused(built)
+
+    @contextlib.contextmanager
+    def using(self, number: int) -> Iterator[tuple[dspy.LM, Any]]:
+        """The LM of that number and its adapter; its connections stay open while a call is in here."""
+        lm, adapter = self.get(number)
+        built = self._built[number]
+        built.users += 1
+        try:
+            yield lm, adapter
+        finally:
+            built.users -= 1
+            self._close_unused(built)
+
+    def _close_unused(self, built: _Built) -> None:
+        # Idle connections keep themselves alive through their loop, so nothing else would close them.
+        if built.dropped and not built.users:
+            for lm in {built.lm, getattr(built.adapter, "extraction_model", built.lm)}:
+                closing = asyncio.ensure_future(lm._async_engine_spec.aclose())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     def get(self, number: int) -> tuple[dspy.LM, Any]:
         """The LM of that number and its adapter."""
@@ -114,8 +149,9 @@ class LMs:
                 raise LMNotConfigured("the call names no language model")
             spec = self._specs[number]
             lm = build_lm(spec, self._allow_modules)
-            self._built[number] = (lm, self._adapter(spec, lm))
-        return self._built[number]
+            self._built[number] = _Built(lm, self._adapter(spec, lm))
+        built = self._built[number]
+        return built.lm, built.adapter
 
     def _adapter(self, spec: LMSpec, lm: dspy.LM) -> Any:
         match spec.adapter:
@@ -133,4 +169,4 @@ class LMs:
     def secrets(self) -> list[str]:
         """The keys that this worker holds, for scrubbing what leaves it."""
         specs = [*self._specs.values(), *(s.extraction for s in self._specs.values() if s.extraction)]
-        return [spec.api_key for spec in specs if spec.api_key]
+        return [spec.api_key for spec in specs if spec.api_key and spec.api_key != "none"]

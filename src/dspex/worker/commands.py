@@ -57,8 +57,8 @@ class Commands:
     async def _execute_module(self, call: Call) -> bytes:
         worker = self._worker
         program = worker.programs.get(call.fingerprint, call.program)
-        lm, adapter = worker.lms.get(call.lm)
-        return await run_program(program, decode(call.args), lm, adapter)
+        with worker.lms.using(call.lm) as (lm, adapter):
+            return await run_program(program, decode(call.args), lm, adapter)
 
     async def _get_stats(self, _call: Call) -> bytes:
         worker = self._worker
@@ -139,9 +139,9 @@ class Commands:
         is said, and after its grace the supervisor kills this process.
         """
         context = contextvars.copy_context()
-        ended = asyncio.get_running_loop().run_in_executor(self._threads, context.run, function)
+        ended = asyncio.get_running_loop().run_in_executor(self._threads, context.run, _caught, function)
         try:
-            return await asyncio.shield(ended)
+            value, error = await asyncio.shield(ended)
         except asyncio.CancelledError:
             while not ended.done():
                 try:
@@ -149,6 +149,17 @@ class Commands:
                 except asyncio.CancelledError:
                     continue
             raise
+        if error is not None:
+            raise error
+        return value
+
+
+def _caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    # As a value: a future refuses StopIteration, and makes new ones of TimeoutError and CancelledError.
+    try:
+        return function(), None
+    except BaseException as error:  # noqa: BLE001 (whatever it is, it is the outcome)
+        return None, error
 
 
 def _schemas(fields: Any) -> dict[str, Any]:

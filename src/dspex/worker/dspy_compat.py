@@ -61,9 +61,9 @@ def _cache_type_adapters() -> None:
     @functools.wraps(stock, updated=())
     def cached(annotation: Any) -> pydantic.TypeAdapter[Any]:
         # Literal[1] and Literal[True] are equal and hash alike, so the spelling is part of the key.
-        if isinstance(annotation, type):
-            return build(annotation)
         try:
+            if isinstance(annotation, type):
+                return build(annotation)
             return by_spelling(annotation, repr(annotation))
         except TypeError:  # not hashable
             return stock(annotation)
@@ -96,13 +96,15 @@ def _cache_fields() -> None:
     """DSPy sorts a signature's fields into inputs and outputs twenty times a call; they never change."""
     meta = dspy.signatures.signature.SignatureMeta
     stock = meta._get_fields_with_type
-    sorted_fields: weakref.WeakKeyDictionary[Any, dict[str, dict[str, Any]]] = weakref.WeakKeyDictionary()
+    sorted_fields: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
     @functools.wraps(stock)
     def cached(cls: Any, field_type: str) -> dict[str, Any]:
-        kinds = sorted_fields.get(cls)
-        if kinds is None:
-            kinds = sorted_fields[cls] = {}
+        fields = cls.model_fields
+        known, kinds = sorted_fields.get(cls, (None, {}))
+        if known is not fields:  # new, or rebuilt
+            kinds = {}
+            sorted_fields[cls] = (fields, kinds)
         if field_type not in kinds:
             kinds[field_type] = stock(cls, field_type)
         return dict(kinds[field_type])

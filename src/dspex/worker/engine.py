@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import random
 import time
 from contextvars import ContextVar
@@ -255,6 +256,10 @@ class Counted(_Recorded):
 class CountedAsync(_Recorded):
     """One LM's asynchronous engine, on the worker's loop."""
 
+    def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
+        super().__init__(spec, provider, engine)
+        self._is_async = inspect.iscoroutinefunction(engine.complete)
+
     async def complete(self, request: Any) -> Any:
         """Send the request, again if it failed in a way that may pass, and record it."""
         started, attempt = time.monotonic(), 0
@@ -289,8 +294,11 @@ class CountedAsync(_Recorded):
             ) from error
 
     async def _ask(self, request: Any) -> Any:
-        outcome = self._engine.complete(request)
-        return await outcome if asyncio.iscoroutine(outcome) else outcome
+        if self._is_async:
+            return await self._engine.complete(request)
+        # A synchronous engine waits for its gateway: on the loop it would stop every other call.
+        outcome = await asyncio.to_thread(self._engine.complete, request)
+        return await outcome if inspect.isawaitable(outcome) else outcome
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,9 +35,9 @@ _TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
     (dspy_errors.LMError, errors.LMUnavailable),
 )
 _TEXT_KEPT = 4000
-_HERE = str(Path(__file__).parent)
-_THREADS = str(Path(concurrent.futures.__file__).parent)
-_DSPY = str(Path(dspy_errors.__file__).parents[1])
+_HERE = str(Path(__file__).parent) + os.sep
+_THREADS = str(Path(concurrent.futures.__file__).parent) + os.sep
+_DSPY = str(Path(dspy_errors.__file__).parents[1]) + os.sep
 
 
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
@@ -53,7 +54,7 @@ def translate(error: BaseException, secrets: Iterable[str] = ()) -> errors.Dspex
         error: What was raised while a call ran.
         secrets: Strings that must not leave the worker; a provider may repeat a key in its message.
     """
-    return scrub(_translate(error), secrets)
+    return _cut(scrub(_translate(error), secrets))
 
 
 def _translate(error: BaseException) -> errors.DspexError:
@@ -74,7 +75,7 @@ def python_error(doing: str, error: BaseException) -> errors.PythonError:
         doing: What was being done, to begin the message with.
         error: The exception.
     """
-    text = str(error)[:_TEXT_KEPT]
+    text = _text(error)
     return errors.PythonError(
         f"{doing}{type(error).__name__}: {text}",
         details={"type": type(error).__qualname__, "message": text, "frames": frames(error)},
@@ -84,7 +85,7 @@ def python_error(doing: str, error: BaseException) -> errors.PythonError:
 def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
     facts = {name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")}
     return kind(
-        str(error)[:_TEXT_KEPT] or type(error).__name__,
+        _text(error) or type(error).__name__,
         details={name: value for name, value in facts.items() if value is not None},
         retry_after=getattr(error, "retry_after", None),
     )
@@ -96,12 +97,28 @@ def _parse_error(error: Any) -> errors.ParseError:
         f"the model's text does not have the outputs {', '.join(wanted)}; a larger max_tokens, "
         "adapter='json' or a stronger model may help",
         details={
-            "text": str(error.lm_response)[:_TEXT_KEPT],
+            "text": str(error.lm_response),
             "adapter": error.adapter_name,
             "expected": wanted,
             "found": list(error.parsed_result or {}),
         },
     )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 (a class of the user's may do anything here)
+        return "(what it says cannot be read)"
+
+
+def _cut(error: errors.DspexError) -> errors.DspexError:
+    error.message = error.message[:_TEXT_KEPT]
+    error.args = (error.message,)
+    for name in ("text", "message"):
+        if isinstance(error.details.get(name), str):
+            error.details[name] = error.details[name][:_TEXT_KEPT]
+    return error
 
 
 def frames(error: BaseException) -> list[dict[str, Any]]:
@@ -119,7 +136,7 @@ def frames(error: BaseException) -> list[dict[str, Any]]:
 
 def scrub(error: errors.DspexError, secrets: Iterable[str]) -> errors.DspexError:
     """The same error with every secret replaced by ``***``, in its message and its details."""
-    known = [secret for secret in secrets if len(secret) >= 4]
+    known = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):

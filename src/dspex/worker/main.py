@@ -150,8 +150,11 @@ class Worker:
         data = b""
         try:
             data = await self._commands.run(call)
-        except asyncio.CancelledError:
-            error = running.stop or Cancelled("the worker is shutting down")
+        except asyncio.CancelledError as raised:
+            if self._ended.is_set():
+                error = running.stop or Cancelled("the worker is shutting down")
+            else:
+                error = running.stop or faults.translate(raised, self.lms.secrets())
         except BaseException as raised:  # noqa: BLE001 (SystemExit of user code is a failed call, too)
             error = running.stop or faults.translate(raised, self.lms.secrets())
         if running.timer is not None:

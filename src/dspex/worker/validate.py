@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -41,7 +42,7 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
         if field.name in inputs:
             value = inputs[field.name]
             if field.name in types and type(value) is not types[field.name]:
-                value = _convert(field.name, field.type, types[field.name], value)
+                value = _convert(signature, field.name, field.type, types[field.name], value)
             _refuse_broken_text(field.name, value)
             checked[field.name] = value
         elif not (field.name in types and _allows_none(types[field.name])):
@@ -49,25 +50,46 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
     return checked
 
 
-def _convert(name: str, spelling: str, annotation: Any, value: Any) -> Any:
+def _convert(signature: Signature, name: str, spelling: str, annotation: Any, value: Any) -> Any:
     if annotation is dspy.History:
-        return _history(name, value)
+        return _history(signature, name, value)
     adapter = _adapter(annotation, spelling)
     try:
         return adapter.validate_python(value)
     except pydantic.ValidationError as error:
+        if not _has_json_form(value):
+            raise _ill_typed(name, spelling, value, error) from None
         try:
             return adapter.validate_json(msgspec.json.encode(value))
         except (pydantic.ValidationError, TypeError, ValueError):
             raise _ill_typed(name, spelling, value, error) from None
 
 
-def _history(name: str, value: Any) -> Any:
+def _has_json_form(value: Any) -> bool:
+    # bytes would become base64 text, and NaN null, and so pass for a str and for None.
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_has_json_form, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_has_json_form, value))
+    return not isinstance(value, bytes)
+
+
+def _history(signature: Signature, name: str, value: Any) -> Any:
     turns = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InvalidInput(
             f"the input {name!r} has to be a list of turns, each a dict by field name",
             details={"field": name, "expected": "History", "got": type(value).__name__},
+        )
+    known = {field.name for field in (*signature.inputs, *signature.outputs)}
+    fields = sorted(known - {name})
+    if any(known.isdisjoint(turn) for turn in turns):
+        raise InvalidInput(
+            f"the input {name!r} has a turn that names none of the fields {', '.join(fields)}; messages with "
+            "role and content go in the prompt",
+            details={"field": name, "expected": "History", "known": fields},
         )
     return dspy.History(messages=turns)
 
