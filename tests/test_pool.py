@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,15 @@ def test_a_call_that_may_not_be_repeated_is_reported_lost(runtime: dspex.Runtime
 
 def test_an_idle_worker_that_dies_is_replaced(runtime: dspex.Runtime) -> None:
     """If this failed, a pool would shrink with each accident until nobody answers."""
+
+    def replaced(victim: int) -> bool:
+        return victim not in pids(runtime) and healthy(runtime, "general", 2)
+
     for _ in range(3):
         until(lambda: healthy(runtime, "general", 2))
         victim = pids(runtime)[0]
         os.kill(victim, signal.SIGKILL)
-        until(lambda victim=victim: victim not in pids(runtime) and healthy(runtime, "general", 2))
+        until(partial(replaced, victim))
     assert runtime.pool("general").execute("ping") == "pong"
 
 

@@ -135,7 +135,7 @@ def test_options_cannot_be_changed_afterwards(options: Any) -> None:
 
 def test_options_are_values() -> None:
     """Two pools of the same preparation would not share a zygote."""
-    one = PoolOptions(workers=2, preload=["shop"])  # type: ignore[arg-type]
+    one = PoolOptions(workers=2, preload=["shop"])
     assert one == PoolOptions(workers=2, preload=("shop",))
     assert hash(one) == hash(PoolOptions(workers=2, preload=("shop",)))
     assert msgspec.structs.replace(one, slots=1) == PoolOptions(workers=2, preload=("shop",), slots=1)

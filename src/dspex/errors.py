@@ -67,7 +67,7 @@ class DspexError(Exception):
         retryable: Whether the same call may succeed later without a change.
         retry_after: Seconds to wait before trying again, where that is known.
         details: JSON-ready facts about this failure.
-        request_id: The call that failed, as in logs and in ``Response.request_id``.
+        request_id: The call that failed, as in ``Response.request_id``.
     """
 
     code: ClassVar[str] = "error"
@@ -401,7 +401,8 @@ BY_CODE: dict[str, type[DspexError]] = _tree(DspexError)
 
 def from_wire(fields: dict[str, Any]) -> DspexError:
     """The error that ``to_wire()`` described; a code this version does not know gives the root class."""
-    return _rebuild(BY_CODE.get(fields.get("code", ""), DspexError), fields)
+    code = fields.get("code")
+    return _rebuild(BY_CODE.get(code, DspexError) if isinstance(code, str) else DspexError, fields)
 
 
 def _rebuild(kind: type[DspexError], fields: dict[str, Any]) -> DspexError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 
-from dspex.errors import InvalidOption
+from dspex import checks
 
 MiB = 1024 * 1024
 
@@ -34,16 +34,20 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     queue_timeout: float | None = None
     grace: float = 0.5
     max_reruns: int = 3
-    pass_env: tuple[str, ...] = ()
-    preload: tuple[str, ...] = ()
+    pass_env: Iterable[str] = ()
+    preload: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         for name, least in {"workers": 1, "slots": 1, "max_queue": 0, "max_reruns": 0}.items():
-            _whole_number("PoolOptions", name, getattr(self, name), least, optional=name == "workers")
+            value = getattr(self, name)
+            checks.whole_number(name, value, least, optional=name == "workers", owner="PoolOptions")
         for name in ("grace", "queue_timeout"):
-            _seconds("PoolOptions", name, getattr(self, name), optional=name == "queue_timeout")
+            value = getattr(self, name)
+            optional = name == "queue_timeout"
+            checks.number(name, value, what="a number of seconds", optional=optional, owner="PoolOptions")
         for name in ("pass_env", "preload"):
-            msgspec.structs.force_setattr(self, name, _names("PoolOptions", name, getattr(self, name)))
+            checked = checks.names(name, getattr(self, name), owner="PoolOptions")
+            msgspec.structs.force_setattr(self, name, checked)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,40 +61,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_payload: The largest arguments or result of one call in bytes.
     """
 
-    allow_modules: tuple[str, ...] = ()
+    allow_modules: Iterable[str] = ()
     python: str | None = None
     local_model: str | None = None
     max_payload: int = 256 * MiB
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(
-            self, "allow_modules", _names("Settings", "allow_modules", self.allow_modules)
-        )
-        _whole_number("Settings", "max_payload", self.max_payload, 1024)
-
-
-def _whole_number(owner: str, name: str, value: Any, least: int, *, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidOption(
-            f"{owner}.{name} has to be a whole number of at least {least}, not {value!r}",
-            details={"option": name},
-        )
-
-
-def _seconds(owner: str, name: str, value: Any, *, optional: bool) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise InvalidOption(
-            f"{owner}.{name} has to be a number of seconds, not {value!r}", details={"option": name}
-        )
-
-
-def _names(owner: str, name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise InvalidOption(
-            f"{owner}.{name} has to be a list of names, not {value!r}", details={"option": name}
-        )
-    return tuple(value)
+        checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
+        msgspec.structs.force_setattr(self, "allow_modules", checked)
+        for name in ("python", "local_model"):
+            checks.text(name, getattr(self, name), owner="Settings")
+        checks.whole_number("max_payload", self.max_payload, 1024, owner="Settings")

@@ -34,7 +34,7 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
         base_url: Endpoint to use in place of the provider's own.
         temperature: Sampling temperature; None leaves it to the provider.
         max_tokens: The most tokens to generate; None leaves it to the provider.
-        timeout: Seconds that one request may wait for the next byte; None is the engine's default.
+        timeout: Seconds that one request may take; None leaves it to the call's deadline.
         adapter: ``"chat"``, ``"json"``, ``"xml"``, ``"two_step"``, or an import path of the operator's own.
         extraction: The LM of the second step of ``"two_step"``; None is this one.
         schema: Whether the model enforces a JSON schema, where the caller knows better than DSPy's
@@ -111,7 +111,8 @@ def command(name: str) -> Callable[[F], F]:
     """Register a function as a command that the workers answer by that name.
 
     The module that holds it has to be allowed (``Settings(allow_modules=["shop.jobs"])``). Arguments
-    arrive by keyword; what is returned has to be a value that can be sent. An ``async`` function runs
+    arrive by keyword. What is returned goes back as a value; a part that cannot be sent arrives as
+    ``Unsendable``. An ``async`` function runs
     on the worker's event loop, any other one in a thread of its own.
 
     Example:

@@ -42,7 +42,7 @@ class Response:
         requests: Each LM request that was made.
         cached: Whether the answer came from dspex's cache.
         worker: Number of the worker that answered.
-        request_id: The call's name in logs and errors.
+        request_id: The call's name, as in its errors.
     """
 
     __slots__ = (

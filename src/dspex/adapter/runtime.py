@@ -32,8 +32,8 @@ class Runtime:
 
     Args:
         lm: The LM of calls that name none: ``"openai/gpt-5-mini"``, ``"local"``, ``"local:/path.gguf"``, the
-            name of a profile in ``lms``, or an ``LM``. That there is none, or no key for it, is no error
-            until a call needs it.
+            name of a profile in ``lms``, or an ``LM``; None is what ``DSPEX_LM`` names. That there is none,
+            or no key for it, is no error until a call needs it.
         lms: Profiles by name.
         pools: Options by name. The pool ``general`` exists in any case, with a worker per core.
         settings: What holds for the whole runtime.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -15,7 +16,6 @@ from dspex.cli.show import Progress, outputs, problem, summary
 from dspex.program.prompt import fill
 from dspex.program.signature import Signature, parse
 from dspex.program.spec import make
-from dspex.runtime.models import default_from_environment
 
 # What is wrong with the command line itself, and not with the call.
 _USAGE = (
@@ -114,8 +114,13 @@ def _choose(lm: str | None, base_url: str | None, api_key: str | None) -> dspex.
         InvalidOption: The options do not make an LM.
         UnknownProvider: It names a provider that is not known.
     """
-    chosen = lm or default_from_environment()
-    if chosen is None:
+    chosen = lm or os.environ.get("DSPEX_LM")
+    if not chosen:
+        if base_url or api_key:
+            raise dspex.InvalidOption(
+                "--base-url and --api-key need --lm, the model to ask for there: --lm openai/<model>",
+                details={"option": "lm"},
+            )
         return dspex.LM("local") if find_spec("xllamacpp") is not None else None
     if api_key is not None and not api_key.startswith("env:"):
         raise dspex.InvalidOption(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
 
+from dspex import checks
 from dspex.errors import InvalidOption
 from dspex.lm import providers, secrets
 from dspex.types import LMSpec, Retry
@@ -15,15 +15,16 @@ _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 # What belongs to the connection has parameters of its own; a provider would only refuse these.
 _NOT_PARAMS = frozenset(
     {
-        "api_base",
-        "cache",
-        "limits",
-        "fallbacks",
-        "num_retries",
-        "model_type",
-        "provider",
-        "headers",
-        "messages",
+        *(
+            "api_base",
+            "api_version",
+            "azure_ad_token_provider",
+            "custom_llm_provider",
+            "organization",
+            "project",
+        ),
+        *("extra_headers", "extra_query", "headers", "messages", "model_type", "provider"),
+        *("cache", "fallbacks", "limits", "num_retries"),
     }
 )
 # The embedded model: greedy, because it is small, and with room, because a cut-off answer cannot be parsed.
@@ -73,28 +74,31 @@ class LM:
         retry: Retry = Retry(),  # noqa: B008 (it is frozen)
         **params: Any,
     ) -> None:
+        checks.text("engine", engine)
+        if engine is not None and ":" not in engine:
+            raise checks.refuse("engine", "an import path such as 'shop.gateway:Engine'", engine)
         self.model = _checked_model(model, known=engine is None)
         secrets.check(api_key)
-        _check_number("temperature", temperature, 0.0)
-        _check_number("timeout", timeout, 0.001)
-        _check_whole("max_tokens", max_tokens)
-        if adapter not in _ADAPTERS and ":" not in adapter:
-            raise InvalidOption(
-                f"adapter has to be one of {', '.join(_ADAPTERS)} or an import path, not {adapter!r}",
-                details={"option": "adapter"},
-            )
+        checks.text("base_url", base_url)
+        checks.whole_number("max_tokens", max_tokens, 1, optional=True)
+        if not isinstance(adapter, str) or (adapter not in _ADAPTERS and ":" not in adapter):
+            raise checks.refuse("adapter", f"one of {', '.join(_ADAPTERS)} or an import path", adapter)
+        if extraction_lm is not None and not isinstance(extraction_lm, LM):
+            raise checks.refuse("extraction_lm", "an LM", extraction_lm)
+        if schema is not None and not isinstance(schema, bool):
+            raise checks.refuse("schema", "True, False or None", schema)
         if taken := sorted(_NOT_PARAMS & params.keys()):
             raise InvalidOption(f"LM does not take {', '.join(taken)}", details={"option": taken[0]})
         self.api_key = api_key
         self.base_url = base_url.rstrip("/") if base_url else None
-        self.temperature = temperature
+        self.temperature = checks.number("temperature", temperature, optional=True)
         self.max_tokens = max_tokens
-        self.timeout = timeout
+        self.timeout = checks.number("timeout", timeout, 0.001, optional=True)
         self.adapter = adapter
         self.extraction_lm = extraction_lm
         self.engine = engine
         self.schema = schema
-        self.retry = retry
+        self.retry = _checked_retry(retry)
         self.params = params
         self._key = self._encoded()
 
@@ -175,9 +179,10 @@ def _checked_model(model: object, *, known: bool) -> str:
     if model == "local" or model.startswith("local:"):
         return model
     provider, slash, name = model.partition("/")
-    if not slash or not name:
+    if not slash or not name or provider == "local":
         raise InvalidOption(
-            f"a model is written 'provider/name', as in 'openai/gpt-5-mini', not {model!r}",
+            "a model is written 'provider/name', as in 'openai/gpt-5-mini', or 'local', or "
+            f"'local:/path/to/model.gguf', not {model!r}",
             details={"option": "model"},
         )
     if known:
@@ -185,22 +190,10 @@ def _checked_model(model: object, *, known: bool) -> str:
     return model
 
 
-def _check_number(name: str, value: object, least: float) -> None:
-    if value is None:
-        return
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value < least
-    ):
-        raise InvalidOption(
-            f"{name} has to be a number of at least {least:g}, not {value!r}", details={"option": name}
-        )
-
-
-def _check_whole(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InvalidOption(
-            f"{name} has to be a whole number of at least 1, not {value!r}", details={"option": name}
-        )
+def _checked_retry(retry: Any) -> Retry:
+    if not isinstance(retry, Retry):
+        raise checks.refuse("retry", "a Retry", retry)
+    checks.whole_number("attempts", retry.attempts, 1, owner="Retry")
+    checks.number("wait", retry.wait, what="a number of seconds", owner="Retry")
+    checks.number("max_wait", retry.max_wait, what="a number of seconds", owner="Retry")
+    return retry

@@ -19,7 +19,7 @@ def check(reference: object) -> None:
             f"{type(reference).__name__}",
             details={"option": "api_key"},
         )
-    if isinstance(reference, str) and reference.startswith(("file:", "keyring:")):
+    if isinstance(reference, str) and (reference == "env:" or reference.startswith(("file:", "keyring:"))):
         raise InvalidOption(
             "api_key takes a key or 'env:NAME'; other references are not known",
             details={"option": "api_key"},

@@ -22,8 +22,8 @@ class Done:
 
     Attributes:
         value: The result, still encoded.
-        requests: The LM requests that were made for it, by workers that were lost on the way as far as
-            they could report them.
+        requests: The LM requests that the worker made for it; those of workers that were lost are not
+            known.
         worker: Number of the worker that answered.
         attempts: How many workers it was given to.
         queued: Seconds that it waited for a slot.

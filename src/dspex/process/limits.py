@@ -19,10 +19,10 @@ def cores() -> int:
 
 def _cgroup_quota() -> int | None:
     """The cgroup's quota in whole cores, rounded up; None without one (cgroup v2, then v1)."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (_CGROUP / "cpu.max").read_text().split()
         return None if quota == "max" else -(-int(quota) // int(period))
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota_us = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
         period_us = int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
         return None if quota_us <= 0 else -(-quota_us // period_us)

@@ -147,8 +147,13 @@ async def spawn_in_thread(module: str, **options: Any) -> Child:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
+        # A callback and not only this wait, which may be cancelled as well.
+        starting.add_done_callback(_bury_unwanted)
         await asyncio.wait([starting])
-        if starting.exception() is None:
-            starting.result().kill()
-            await starting.result().wait()
         raise
+
+
+def _bury_unwanted(starting: asyncio.Future[Child]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().kill()
+        starting.result().bury()

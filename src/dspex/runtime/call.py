@@ -58,7 +58,7 @@ class Answer:
         outputs: Outputs by name, in the signature's order.
         completions: All of them, when the model was asked for several; else None.
         done: How the call went through the pool.
-        request_id: Its name in logs and errors.
+        request_id: Its name, as in its errors.
         total: Seconds from the question to the answer.
     """
 

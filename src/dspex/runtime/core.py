@@ -89,7 +89,7 @@ class Core:
             _log.info("the default LM is not ready: %s", error.message)
 
     def _zygote(self, options: PoolOptions) -> ZygoteClient:
-        preparation = Preparation(self.settings.python, options.pass_env, options.preload)
+        preparation = Preparation(self.settings.python, tuple(options.pass_env), tuple(options.preload))
         if preparation not in self._zygotes:
             self._zygotes[preparation] = ZygoteClient(preparation)
         return self._zygotes[preparation]

@@ -23,7 +23,7 @@ class Models:
     """The language models of one runtime, on its loop.
 
     Args:
-        default: The LM of calls that name none.
+        default: The LM of calls that name none; None is what ``DSPEX_LM`` names, if it is set.
         named: Profiles by name.
         local_model: File of the embedded model; None is the packaged one.
         bus: Told of the embedded model's progress.
@@ -33,6 +33,7 @@ class Models:
         self, default: LM | str | None, named: Mapping[str, LM | str], local_model: str | None, bus: Bus
     ) -> None:
         self._named = {name: as_lm(lm) for name, lm in named.items()}
+        default = default if default is not None else os.environ.get("DSPEX_LM") or None
         self._default = None if default is None else self.find(default)
         self._local_model = local_model
         self._bus = bus
@@ -132,8 +133,3 @@ def as_lm(lm: LM | str) -> LM:
         f"{type(lm).__name__}",
         details={"option": "lm"},
     )
-
-
-def default_from_environment() -> str | None:
-    """The model that ``DSPEX_LM`` names, if it is set."""
-    return os.environ.get("DSPEX_LM") or None

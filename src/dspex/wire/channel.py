@@ -20,8 +20,6 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Generic, TypeVar
 
-import msgspec
-
 from dspex.errors import PayloadTooLarge
 from dspex.wire.messages import Message, encode
 
@@ -198,6 +196,8 @@ class Channel(Generic[M]):
             count = self._sock.recv_into(self._view[self._end :])
         except (BlockingIOError, InterruptedError):
             return False
+        except ConnectionResetError:
+            count = 0  # it is gone, and had not read all that was sent to it
         except OSError as error:
             self._finish(f"the channel broke: {error.strerror}")
             return False
@@ -221,6 +221,9 @@ class Channel(Generic[M]):
                 return
             data = bytes(self._view[begin : begin + size])
             self._start = begin + size
+            if head & _MORE and not size:
+                self._finish("an empty part of a message")
+                return
             if head & _MORE or self._parts:
                 self._parts.append(data)
                 self._parts_size += size
@@ -234,7 +237,7 @@ class Channel(Generic[M]):
                 self._parts_size = 0
             try:
                 message = self._decode(data)
-            except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # msgspec's errors, and text that is no UTF-8
                 self._finish(f"a malformed message: {error}")
                 return
             try:

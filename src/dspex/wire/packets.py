@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from dspex.wire.messages import Message, encode
 
 _MAX_PACKET = 128 * 1024
 _MAX_DESCRIPTORS = 8
+_DESCRIPTOR = array("i").itemsize
 
 M = TypeVar("M")
 
@@ -41,14 +43,19 @@ def receive(sock: socket.socket, decode: Callable[[bytes], M]) -> tuple[M | None
         msgspec.DecodeError: The packet is malformed; descriptors that came with it are closed.
         OSError: Non-blocking, and there is nothing.
     """
-    data, descriptors, _flags, _address = socket.recv_fds(
-        sock, _MAX_PACKET, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-    )
+    # Not socket.recv_fds: it drops its flags, and the descriptors would be inherited by every child.
+    space = socket.CMSG_SPACE(_MAX_DESCRIPTORS * _DESCRIPTOR)
+    data, ancillary, _flags, _address = sock.recvmsg(_MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+    descriptors: list[int] = []
+    for level, kind, packed in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = len(packed) - len(packed) % _DESCRIPTOR
+            descriptors += array("i", packed[:whole])
     if not data:
         return None, descriptors
     try:
         return decode(data), descriptors
-    except msgspec.DecodeError:
+    except ValueError as error:  # msgspec's own errors, and text that is no UTF-8
         for descriptor in descriptors:
             os.close(descriptor)
-        raise
+        raise msgspec.DecodeError(f"malformed packet: {error}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
 import importlib
 import inspect
@@ -26,6 +24,7 @@ from dspex.worker import faults
 from dspex.worker.build import build
 from dspex.worker.engine import is_allowed
 from dspex.worker.run import run_program
+from dspex.worker.threads import in_thread
 
 if TYPE_CHECKING:
     from dspex.worker.main import Worker
@@ -78,9 +77,10 @@ class Commands:
         if unknown := sorted(set(asked) - {"signature", "module"}):
             raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
         if "signature" not in asked:
+            await self._load_users()
             return encode_result(
                 {
-                    "commands": sorted([*self._own, "ping", "echo", "shutdown", *registered]),
+                    "commands": self._known(),
                     "modules": list(catalogue.MODULES),
                     "dspy": dspy.__version__,
                 }
@@ -101,11 +101,11 @@ class Commands:
 
     async def _run_users(self, call: Call) -> bytes:
         function = registered.get(call.command)
-        if function is None and not self._imported:
-            await self._in_thread(self._import_allowed)
+        if function is None:
+            await self._load_users()
             function = registered.get(call.command)
         if function is None or not is_allowed(function.__module__, self._allow_modules):
-            known = ", ".join(sorted([*self._own, "ping", "echo", "shutdown", *registered]))
+            known = ", ".join(self._known())
             raise NotAllowed(
                 f"no command {call.command!r}; a module that Settings(allow_modules=[...]) names has to "
                 f"register it with @dspex.command. Known: {known}",
@@ -120,7 +120,14 @@ class Commands:
             raise InvalidOption(f"{call.command}: {error}", details={"command": call.command}) from None
         if inspect.iscoroutinefunction(function):
             return encode_result(await function(**arguments))
-        return encode_result(await self._in_thread(functools.partial(function, **arguments)))
+        return encode_result(await in_thread(self._threads, functools.partial(function, **arguments)))
+
+    def _known(self) -> list[str]:
+        return sorted({*self._own, "ping", "echo", "shutdown", *registered})
+
+    async def _load_users(self) -> None:
+        if not self._imported:
+            await in_thread(self._threads, self._import_allowed)
 
     def _import_allowed(self) -> None:
         for module in self._allow_modules:
@@ -131,35 +138,6 @@ class Commands:
                     f"importing {module!r}, which allow_modules names, failed: ", error
                 ) from error
         self._imported = True
-
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        """Run a blocking function; a cancelled call keeps its slot until the thread has really ended.
-
-        A thread cannot be stopped. To answer sooner would call a thing stopped that still runs, so nothing
-        is said, and after its grace the supervisor kills this process.
-        """
-        context = contextvars.copy_context()
-        ended = asyncio.get_running_loop().run_in_executor(self._threads, context.run, _caught, function)
-        try:
-            value, error = await asyncio.shield(ended)
-        except asyncio.CancelledError:
-            while not ended.done():
-                try:
-                    await asyncio.wait([ended])
-                except asyncio.CancelledError:
-                    continue
-            raise
-        if error is not None:
-            raise error
-        return value
-
-
-def _caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    # As a value: a future refuses StopIteration, and makes new ones of TimeoutError and CancelledError.
-    try:
-        return function(), None
-    except BaseException as error:  # noqa: BLE001 (whatever it is, it is the outcome)
-        return None, error
 
 
 def _schemas(fields: Any) -> dict[str, Any]:

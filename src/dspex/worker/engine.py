@@ -8,6 +8,7 @@ each request is recorded in the call that made it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import inspect
 import random
@@ -38,6 +39,7 @@ from dspex.errors import NotAllowed
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.worker import faults
 from dspex.worker.dspy_compat import WorkerLM
+from dspex.worker.threads import in_thread
 
 # Far above what one worker has slots for; the slots are the limit.
 _CONNECTIONS = 4096
@@ -297,7 +299,7 @@ class CountedAsync(_Recorded):
         if self._is_async:
             return await self._engine.complete(request)
         # A synchronous engine waits for its gateway: on the loop it would stop every other call.
-        outcome = await asyncio.to_thread(self._engine.complete, request)
+        outcome = await in_thread(None, functools.partial(self._engine.complete, request))
         return await outcome if inspect.isawaitable(outcome) else outcome
 
     async def aclose(self) -> None:

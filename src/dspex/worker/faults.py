@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,12 @@ _TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
     (dspy_errors.LMError, errors.LMUnavailable),
 )
 _TEXT_KEPT = 4000
+_ADVICE: dict[type[errors.DspexError], str] = {
+    errors.LMAuth: "check the key of this LM (api_key=..., or the provider's variable)",
+    errors.LMRateLimited: "ask less at once, or raise LM(retry=Retry(attempts=...)) and the timeout",
+}
+# DSPy knows the big providers' words for it; these are llama.cpp's and vLLM's.
+_TOO_LONG = re.compile(r"exceeds? the (available |maximum )?context|maximum context length", re.IGNORECASE)
 _HERE = str(Path(__file__).parent) + os.sep
 _THREADS = str(Path(concurrent.futures.__file__).parent) + os.sep
 _DSPY = str(Path(dspy_errors.__file__).parents[1]) + os.sep
@@ -63,6 +70,8 @@ def _translate(error: BaseException) -> errors.DspexError:
     if isinstance(error, dspy_errors.AdapterParseError):
         return _parse_error(error)
     kind = kind_of(error)
+    if kind is errors.LMInvalidRequest and _TOO_LONG.search(_text(error)):
+        kind = errors.LMContextWindow
     if kind is not None:
         return _lm_error(kind, error)
     return python_error("", error)
@@ -84,8 +93,11 @@ def python_error(doing: str, error: BaseException) -> errors.PythonError:
 
 def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
     facts = {name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")}
+    # DSPy's own advice names settings that users of dspex do not have.
+    text = _text(error).partition("\n\n  To fix:")[0] or type(error).__name__
+    advice = _ADVICE.get(kind)
     return kind(
-        _text(error) or type(error).__name__,
+        f"{text}; {advice}" if advice else text,
         details={name: value for name, value in facts.items() if value is not None},
         retry_after=getattr(error, "retry_after", None),
     )
