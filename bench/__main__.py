@@ -1,4 +1,7 @@
-"""``python -m bench [--rounds N] [--only echo,instant,provider,processes] [--json FILE]``."""
+"""Run the benchmarks, print a table of medians and ratios, and write JSON.
+
+The rows of interest to a reader go between the marks of a Markdown file with ``--into README.md``.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side, one after the other")
     parser.add_argument("--only", default=",".join(SUITES), help="suites, separated by commas")
     parser.add_argument("--json", type=Path, default=Path("bench/results/latest.json"), help="where to write")
+    parser.add_argument("--into", type=Path, help="Markdown file with marks, to put the rows with a bar into")
     chosen = parser.parse_args()
     console = Console(width=120)
     rows: list[Row] = []
@@ -41,6 +45,8 @@ def main() -> int:
         "rounds": chosen.rounds,
     }
     write(rows, chosen.json, facts)
+    if chosen.into is not None:
+        _put_into(chosen.into, rows, facts)
     console.print(_table(rows))
     console.print(f"{facts}; written to {chosen.json}", style="dim")
     return 0 if all(row.passed is not False for row in rows) else 1
@@ -54,6 +60,23 @@ def _table(rows: list[Row]) -> Table:
             row.name, f"{row.ours:,.4g}", f"{row.other:,.4g}", row.unit, f"{row.ratio:.3g}", row.bar, verdict
         )
     return table
+
+
+def _put_into(file: Path, rows: list[Row], facts: dict[str, object]) -> None:
+    lines = ["| measured / compared with | dspex | the other | ratio |", "|---|---|---|---|"]
+    for row in rows:
+        if row.bar and row.other != row.limit:
+            ours, other = (f"{value:,.4g} {row.unit}" for value in (row.ours, row.other))
+            lines.append(f"| {row.name} | {ours} | {other} | {row.ratio:.2g} |")
+        elif row.bar:
+            lines.append(f"| {row.name} | {row.ours:,.3g} {row.unit} | | |")
+    lines.append("")
+    lines.append(
+        f"Python {facts['python']}, {facts['system']}, {facts['cores']} cores, {facts['rounds']} rounds."
+    )
+    before, _, rest = file.read_text().partition("<!-- bench -->")
+    after = rest.partition("<!-- /bench -->")[2]
+    file.write_text(f"{before}<!-- bench -->\n" + "\n".join(lines) + f"\n<!-- /bench -->{after}")
 
 
 if __name__ == "__main__":

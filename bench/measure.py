@@ -39,14 +39,17 @@ class Row:
     bar: str = ""
 
     @property
+    def limit(self) -> float | None:
+        """The number of a bar that is absolute: then ``other`` is the bar and nothing was compared."""
+        return self.other if self.bar == "<= 1" else None
+
+    @property
     def passed(self) -> bool | None:
         """Whether the bar is met; None without one."""
         if not self.bar:
             return None
         sign, _, number = self.bar.partition(" ")
-        value = self.ours if number.endswith("s") else self.ratio
-        limit = float(number.rstrip("s"))
-        return value <= limit if sign == "<=" else value >= limit
+        return self.ratio <= float(number) if sign == "<=" else self.ratio >= float(number)
 
 
 def row(name: str, ours: list[float], other: list[float], unit: str, bar: str = "") -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -157,9 +158,7 @@ async def ask(question: Question, pool: LocalPool, models: Models, programs: Pro
 
 async def _in_time(models: Models, question: Question, started: float) -> tuple[int, Any]:
     """The call's LM; the embedded one may have to start, within the call's deadline."""
-    import asyncio
-
-    if question.deadline is None:
+    if question.deadline is None or not models.may_wait(question.lm):
         return await models.resolve(question.lm)
     try:
         async with asyncio.timeout(question.deadline - time.monotonic()):

@@ -66,6 +66,11 @@ class Models:
             )
         return as_lm(lm)
 
+    def may_wait(self, lm: LM | str | None) -> bool:
+        """Whether ``resolve`` may take time: the embedded model may have to start."""
+        profile = self.find(lm)
+        return profile.is_local or (profile.extraction_lm is not None and profile.extraction_lm.is_local)
+
     async def resolve(self, lm: LM | str | None) -> tuple[int, LMSpec]:
         """The LM as a worker needs it, and its number in this runtime.
 
