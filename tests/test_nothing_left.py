@@ -201,6 +201,7 @@ def test_closing_under_load_leaves_nothing_and_no_descriptor() -> None:
 def test_a_killed_zygote_costs_one_import_and_no_answer() -> None:
     """If this failed, the loss of the process that forks workers would end the pool."""
     with dspex.Runtime(pools={"general": dspex.PoolOptions(workers=2)}) as runtime:
+        until(lambda: [w.state for w in runtime.stats().pools["general"].workers] == ["ready"] * 2)
         before = {worker.pid for worker in runtime.stats().pools["general"].workers}
         (zygote,) = set(descendants(os.getpid())) - before
         os.kill(zygote, signal.SIGKILL)
