@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[dspex.Runtime]:
     with dspex.Runtime(pools={"general": dspex.PoolOptions(workers=2)}) as opened:
+        until(lambda: [w.state for w in opened.stats().pools["general"].workers] == ["ready"] * 2)
         yield opened
 
 

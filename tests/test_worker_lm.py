@@ -235,8 +235,8 @@ def test_a_prepared_process_can_be_forked(tmp_path: Path) -> None:
     state = fresh(prepare, HOME=str(home), DSPY_CACHEDIR=str(cache), OMP_NUM_THREADS="2", XDG_CACHE_HOME="")
     assert state["threads"] == 1
     assert state["caches"] == [False, False]
-    assert state["frozen"][0] == 0
-    assert state["frozen"][1] > 10_000
+    before, after, _ = state["frozen"]  # Python 3.12 freezes some at its own start
+    assert after > before + 10_000
     assert not state["litellm"]
     assert state["prices"] > 1000
     assert (state["history"], state["trace"], state["lm"]) == (0, 0, None)

@@ -44,10 +44,20 @@ class Portal:
         self._loop = asyncio.get_running_loop()
 
     def _serve(self, started: threading.Event) -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            self._loop = runner.get_loop()
-            self._loop.call_soon(started.set)
-            self._loop.run_forever()
+        # Not asyncio.Runner: it ends the default executor by a new thread, and at the interpreter's exit,
+        # where a forgotten runtime is closed, there are none any more.
+        loop = self._loop = _new_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            loop.call_soon(started.set)
+            loop.run_forever()
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
     def stop_thread(self) -> None:
         """End the loop that ``start_thread`` began, and its thread."""
@@ -102,11 +112,11 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop when the extra is installed; None is asyncio's own."""
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's loop when the extra is installed, else asyncio's own."""
     try:
         import uvloop
     except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
