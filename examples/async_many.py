@@ -1,7 +1,7 @@
-"""A hundred questions at once, with a progress bar.
+"""Many questions at once, with a progress bar.
 
 Takes its model from DSPEX_LM and DSPEX_BASE_URL, as quickstart.py does. The embedded model answers two at a
-time, so a hundred take it some minutes; the first argument is another number of questions.
+time, so twenty take it half a minute; the first argument is another number of questions.
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ async def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20))

@@ -31,7 +31,7 @@ def sleep(seconds: float, mark: str | None = None) -> str:
 
 
 @dspex.command("wait")
-async def wait(seconds: float, mark: str | None = None) -> str:
+async def wait(seconds: float, mark: str | None = None, ballast: bytes = b"") -> str:
     """Wait on the loop, as an LM call does."""
     _mark(mark)
     await asyncio.sleep(seconds)
@@ -135,3 +135,30 @@ def garble() -> None:
             if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("socket:"):
                 os.write(descriptor, b"\xff" * 64)
     time.sleep(3600)
+
+
+@dspex.command("odd_error")
+def odd_error() -> None:
+    """Raise an error of dspex's with details that no message can hold."""
+    raise dspex.BudgetExceeded("too dear \ud800", details={"n": 10**30})
+
+
+@dspex.command("hang_up")
+def hang_up() -> None:
+    """Close the sending side of every socket, and stay."""
+    import socket
+
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=os.dup(descriptor))
+            sock.shutdown(socket.SHUT_WR)
+            sock.close()
+    time.sleep(3600)
+
+
+@dspex.command("chatter")
+def chatter(seconds: float) -> None:
+    """Print as fast as possible."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sys.stdout.write("\n" * 100)

@@ -25,6 +25,13 @@ class Retry(msgspec.Struct, frozen=True):
     max_wait: float = 30.0
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown: what stands before an ``@`` is a user's name and password."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{'***@' if '@' in host else ''}{host.rpartition('@')[2]}{slash}{path}"
+
+
 class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A language model as a worker needs it: everything resolved, nothing to look up.
 
@@ -58,7 +65,8 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"LMSpec(model={self.model!r}, base_url={self.base_url!r})"
+        address = without_password(self.base_url) if self.base_url else None
+        return f"LMSpec(model={self.model!r}, base_url={address!r})"
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -93,6 +101,8 @@ class LMRequest(msgspec.Struct, frozen=True):
         status: ``"ok"``, or the code of the error it ended with (``"lm_rate_limited"``).
         retries: How many times it was sent again.
         cost: Estimated US dollars from DSPy's price map; None when the price is unknown.
+        finish: Why the model stopped: ``"stop"``, ``"length"`` (the answer was cut off at ``max_tokens``) or
+            another word of its provider's; None when it failed.
     """
 
     model: str
@@ -101,6 +111,7 @@ class LMRequest(msgspec.Struct, frozen=True):
     status: str
     retries: int = 0
     cost: float | None = None
+    finish: str | None = None
 
 
 #: Commands that modules of the user have registered in this process: name → function.

@@ -10,9 +10,10 @@ from dspex.adapter.response import Response, Timing, json_ready
 from dspex.errors import InvalidOption
 from dspex.lm import providers
 from dspex.lm.profile import LM
+from dspex.pool.work import Done
 from dspex.program.catalogue import find
 from dspex.program.signature import Signature
-from dspex.runtime.call import Answer, Question, ask, deadline_in
+from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.settings import Settings
 
 if TYPE_CHECKING:
@@ -172,7 +173,9 @@ class DSPyAdapter:
         question = self._question(
             prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
         )
-        return self._response(self._open.portal.run(lambda: self._ask(question), "agenerate"))
+        prepared = prepare(question, self._open.programs)
+        done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
+        return self._response(read(prepared, done))
 
     async def agenerate(
         self,
@@ -190,7 +193,9 @@ class DSPyAdapter:
         question = self._question(
             prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
         )
-        return self._response(await self._open.portal.wait(lambda: self._ask(question)))
+        prepared = prepare(question, self._open.programs)
+        done = await self._open.portal.wait(lambda: self._send(prepared))
+        return self._response(read(prepared, done))
 
     @property
     def _open(self) -> Runtime:
@@ -217,9 +222,9 @@ class DSPyAdapter:
             prompt, module, signature, inputs, options, self._lm if lm is None else lm, deadline_in(seconds)
         )
 
-    async def _ask(self, question: Question) -> Answer:
-        runtime = self._open
-        return await ask(question, runtime.core.pool(self._pool), runtime.core.models, runtime.programs)
+    async def _send(self, prepared: Prepared) -> Done:
+        core = self._open.core
+        return await send(prepared, core.pool(self._pool), core.models)
 
     def _response(self, answer: Answer) -> Response:
         requests = answer.requests

@@ -97,24 +97,27 @@ class Runtime:
         self._process = os.getpid()
 
     def close(self) -> None:
-        """End everything. Safe to repeat."""
+        """End everything. Safe to repeat.
+
+        Raises:
+            RuntimeError: Called on the runtime's own event loop; await ``aclose`` there.
+        """
         if self._state == "open" and os.getpid() == self._process:
-            try:
-                self.portal.run(self.core.aclose, "aclose")
-            finally:
-                self._state = "closed"
-                if self.portal.has_thread:
-                    self.portal.stop_thread()
+            self.portal.run(self.core.aclose, "aclose")
+            self._closed()
 
     async def aclose(self) -> None:
         """``close`` for event loops."""
         if self._state == "open" and os.getpid() == self._process:
-            try:
-                await self.portal.wait(self.core.aclose)
-            finally:
-                self._state = "closed"
-                if self.portal.has_thread:
-                    self.portal.stop_thread()
+            await self.portal.wait(self.core.aclose)
+            self._closed()
+
+    def _closed(self) -> None:
+        # Only once all has ended: what was refused or cancelled can be tried again.
+        if self._state == "open":
+            self._state = "closed"
+            if self.portal.has_thread:
+                self.portal.stop_thread()
 
     def __enter__(self) -> Self:
         return self.open()

@@ -66,7 +66,7 @@ def run(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds after which the work is stopped.")
+        float, typer.Option(min=0.001, help="Seconds for the answer; starting workers and model not counted.")
     ] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
@@ -78,7 +78,7 @@ def run(
     """
     try:
         chosen = _choose(lm, base_url, api_key)
-        response = _ask(module, signature, arguments or [], chosen, timeout)
+        response = _ask(module, signature, arguments or [], chosen, timeout, quiet=as_json)
     except dspex.DspexError as error:
         problem(error, as_json=as_json)
         raise typer.Exit(_BAD_USAGE if isinstance(error, _USAGE) else _FAILED) from None
@@ -92,13 +92,13 @@ def run(
 
 
 def _ask(
-    module: str, signature: str, arguments: list[str], lm: dspex.LM | None, timeout: float
+    module: str, signature: str, arguments: list[str], lm: dspex.LM | None, timeout: float, *, quiet: bool
 ) -> dspex.Response:
     parsed = parse(signature)
     prompt, inputs = _inputs(parsed, arguments)
     # What can be refused is refused before a process or a model is started.
     make(module, fill(parsed, prompt, inputs)[0])
-    with Progress() as progress:
+    with Progress(quiet=quiet) as progress:
         runtime = dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)})
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
@@ -153,6 +153,9 @@ def _inputs(signature: Signature, arguments: list[str]) -> tuple[str | None, dic
             f"FIELD=VALUE with the fields {names}, and text with spaces in quotes",
             details={"known": list(types)},
         )
+    left = [name for name in types if name not in inputs]
+    if prompts and len(left) == 1 and types[left[0]] != "str":
+        inputs[left[0]] = _value(prompts.pop())
     return (prompts[0] if prompts else None), inputs
 
 

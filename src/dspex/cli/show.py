@@ -21,11 +21,24 @@ _STEPS = {
 }
 
 
-class Progress:
-    """How far the embedded model is: a bar on a terminal, a line for each step elsewhere."""
+# What an error's advice is called on the command line.
+_HINTS = {
+    dspex.PythonTimeout: "here: --timeout SECONDS",
+    dspex.LMNotConfigured: "here: --lm MODEL or $DSPEX_LM, and --api-key env:NAME",
+    dspex.InvalidInput: "here: inputs are FIELD=VALUE, where a VALUE for a field that is not text is JSON",
+}
 
-    def __init__(self) -> None:
+
+class Progress:
+    """How far the embedded model is: a bar on a terminal, a line for each step elsewhere.
+
+    Args:
+        quiet: Elsewhere nothing, for programs that read standard error.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
+        self._quiet = quiet
         self._bar: Bar | None = None
         self._step = ""
 
@@ -48,8 +61,11 @@ class Progress:
         new = event.step != self._step
         self._step = event.step
         if self._bar is None:
-            if new:
+            if new and not self._quiet:
                 self._console.print(f"{text} ...", style="dim", highlight=False)
+            return
+        if event.step == "loading" and event.done == event.total:
+            self._bar.stop()  # the model works from here on
             return
         if new:
             for task in self._bar.task_ids:
@@ -89,9 +105,11 @@ def problem(error: dspex.DspexError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": json_ready(error.to_wire())}, ensure_ascii=False), file=sys.stderr)
         return
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     console.print(f"[bold red]{error.code}[/]", end=" ", highlight=False)
     console.print(error.message, highlight=False, markup=False)
+    if hint := next((text for kind, text in _HINTS.items() if isinstance(error, kind)), None):
+        console.print(hint, style="dim", highlight=False, markup=False)
     for frame in error.details.get("frames", []):
         place = f"  {frame['file']}:{frame['line']} in {frame['function']}"
         console.print(place, style="dim", highlight=False, markup=False)

@@ -9,7 +9,7 @@ import msgspec
 from dspex import checks
 from dspex.errors import InvalidOption
 from dspex.lm import providers, secrets
-from dspex.types import LMSpec, Retry
+from dspex.types import LMSpec, Retry, without_password
 
 _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 # What belongs to the connection has parameters of its own; a provider would only refuse these.
@@ -80,6 +80,10 @@ class LM:
         self.model = _checked_model(model, known=engine is None)
         secrets.check(api_key)
         checks.text("base_url", base_url)
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise checks.refuse(
+                "base_url", "a URL such as 'http://localhost:8000/v1'", without_password(base_url)
+            )
         checks.whole_number("max_tokens", max_tokens, 1, optional=True)
         if not isinstance(adapter, str) or (adapter not in _ADAPTERS and ":" not in adapter):
             raise checks.refuse("adapter", f"one of {', '.join(_ADAPTERS)} or an import path", adapter)
@@ -133,7 +137,9 @@ class LM:
         if self.api_key is not None:
             secret = self.api_key if self.api_key.startswith("env:") else "***"
             shown.append(f"api_key={secret!r}")
-        names = ("base_url", "temperature", "max_tokens", "timeout", "engine")
+        if self.base_url is not None:
+            shown.append(f"base_url={without_password(self.base_url)!r}")
+        names = ("temperature", "max_tokens", "timeout", "engine")
         shown += [f"{name}={value!r}" for name in names if (value := getattr(self, name)) is not None]
         return f"LM({', '.join(shown)})"
 

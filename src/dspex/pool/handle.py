@@ -14,6 +14,7 @@ import msgspec
 from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks, limits
+from dspex.process.group import kill_group
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
     PROTOCOL,
@@ -57,6 +58,7 @@ class WorkerHandle:
         on_ready: Callable[[WorkerHandle], None],
         on_answer: Callable[[WorkerHandle, Work | None, Result | Fault], None],
         on_death: Callable[[WorkerHandle, int | None], None],
+        on_drained: Callable[[], None],
     ) -> None:
         self.number = forkling.number
         self.pid = forkling.pid
@@ -83,6 +85,7 @@ class WorkerHandle:
             on_message=self._on_message,
             on_close=self._on_channel_end,
             limit=limit,
+            on_drained=on_drained,
         )
         self._loop.add_reader(self._pidfd, self._on_exit)
         forks.guard(self)
@@ -142,7 +145,12 @@ class WorkerHandle:
         self._channel.send(UseLM(work.lm_number, work.lm))
         self._lms[work.lm_number] = None
         if len(self._lms) > _LMS_KEPT:
-            self._channel.send(DropLM(self._lms.popitem(last=False)[0]))
+            # A drop may overtake a call that has not begun, so an LM in use stays.
+            used = {running.lm_number for running in self.in_flight.values()}
+            idle = next((number for number in self._lms if number not in used), None)
+            if idle is not None:
+                del self._lms[idle]
+                self._channel.send(DropLM(idle))
 
     def cancel(self, work: Work) -> None:
         """Ask it to stop a call that it runs."""
@@ -183,8 +191,7 @@ class WorkerHandle:
         # channel's fault: a worker that still lives in a moment has closed or garbled it, and is ended.
         if self._state in {"starting", "ready"}:
             self._state = "stopping"
-        if reason is not None:
-            self._loop.call_later(_STATUS_WAIT, self.kill, reason)
+        self._loop.call_later(_STATUS_WAIT, self.kill, reason or "it closed its channel")
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -201,6 +208,8 @@ class WorkerHandle:
         self._lifeline.cut()
         forks.close_descriptor(self._pidfd)
         self._pidfd = -1
+        if status is None:
+            kill_group(self.pid)  # no zygote has told of its end, so none may have swept its group
         for output in self._outputs:
             output.read_to_end()
         self.dead.set()

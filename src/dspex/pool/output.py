@@ -14,6 +14,9 @@ from collections import deque
 from dspex.process import forks
 
 _LONGEST_LINE = 64 * 1024
+# Read at a time: a program that prints without end must not hold up the loop. A pipe holds 16 of these.
+_BITE = 4096
+_PIPE_HOLDS = 17
 _TAIL = 20
 
 
@@ -46,7 +49,7 @@ class Output:
 
     def _read(self) -> bool:
         try:
-            data = os.read(self._descriptor, _LONGEST_LINE)
+            data = os.read(self._descriptor, _BITE)
         except BlockingIOError:
             return False
         except OSError:
@@ -68,9 +71,13 @@ class Output:
         self._log.info("%s", text, extra=self._extra)
 
     def read_to_end(self) -> None:
-        """Take what a dead process had still written, then close."""
-        while self._descriptor >= 0 and self._read():
-            pass
+        """Take what a dead process had still written, then close.
+
+        No more than a pipe holds: somebody else may have it open, and write for ever.
+        """
+        for _ in range(_PIPE_HOLDS):
+            if self._descriptor < 0 or not self._read():
+                break
         self.close()
 
     def close(self) -> None:

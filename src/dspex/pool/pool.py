@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
+
+import msgspec
 
 from dspex.errors import (
     DspexError,
+    InvalidInput,
     PayloadTooLarge,
     PoolClosed,
     PoolSaturated,
@@ -81,7 +85,9 @@ class LocalPool:
         Raises:
             PoolUnhealthy: Workers do not start.
         """
-        while not any(worker.free for worker in self._supervisor.workers.values()):
+        while not any(worker.was_ready for worker in self._supervisor.workers.values()):
+            if self._closed:
+                raise PoolClosed(f"the pool {self.name!r} was closed while it started")
             if self._supervisor.unhealthy is not None:
                 raise _again(self._supervisor.unhealthy)
             self._changed.clear()
@@ -123,6 +129,7 @@ class LocalPool:
     async def aclose(self) -> None:
         """Fail what waits or runs with ``pool_closed``, and end the workers."""
         self._closed = True
+        self._changed.set()
         for work in self._queue.drain():
             self._end(work, PoolClosed(f"the pool {self.name!r} was closed"))
         for worker in self._supervisor.workers.values():
@@ -170,13 +177,16 @@ class LocalPool:
     def _on_time(self, work: Work) -> None:
         if work.ended:
             return
-        if not work.overdue and work.attempts:
-            # It was queue_timeout that passed, and the call has been given to a worker by now.
+        waited = time.monotonic() - work.admitted
+        in_time = self._options.queue_timeout is None or waited < self._options.queue_timeout
+        if not work.overdue and (work.attempts or in_time):
+            # A timer that fired early, or queue_timeout of a call that has been given to a worker by now.
             if work.deadline is not None:
                 work.timer = self._loop.call_later(work.time_left(), self._on_time, work)
         elif work.worker is None:
-            self._queue.leave()
+            # Ended first: the queue tells those that wait by that.
             self._end(work, work.timed_out(killed=False) if work.overdue else self._waited_too_long())
+            self._queue.leave()
         else:
             work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "deadline")
 
@@ -195,10 +205,11 @@ class LocalPool:
     def _start(self, worker: WorkerHandle, work: Work) -> None:
         try:
             worker.start(work)
-        except DspexError as error:  # its program or LM is too large to be sent
-            worker.in_flight.pop(work.number)
+        except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
+            worker.in_flight.pop(work.number, None)
             work.worker = None
-            self._end(work, error)
+            refused = InvalidInput(f"the call cannot be sent: {type(error).__name__}: {error}")
+            self._end(work, error if isinstance(error, DspexError) else refused)
 
     def _pump(self) -> None:
         """Give waiting calls to workers while there are both."""
@@ -240,6 +251,7 @@ class LocalPool:
             work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "cancelled")
 
     def _on_answer(self, worker: WorkerHandle, work: Work | None, answer: Result | Fault) -> None:
+        self._supervisor.answered()
         if work is None:
             self._counters["late_replies"] += 1
             return
@@ -253,6 +265,8 @@ class LocalPool:
             self._mean_seconds += _NEWEST * (answer.seconds - self._mean_seconds)
         else:
             error = from_wire(answer.error)
+            if answer.requests:  # what a failed call has cost all the same
+                error.details.setdefault("requests", msgspec.to_builtins(answer.requests))
             if isinstance(error, PythonTimeout) or work.overdue:
                 error = work.timed_out(killed=False)
             self._end(work, error)
@@ -274,6 +288,7 @@ class LocalPool:
             on_ready=self._supervisor.ready,
             on_answer=self._on_answer,
             on_death=self._on_death,
+            on_drained=self._pump,
         )
 
     def _on_exit(self, number: int, status: int | None) -> None:

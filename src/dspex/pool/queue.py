@@ -6,12 +6,15 @@ from collections import deque
 
 from dspex.pool.work import Work
 
+# Ended calls that may stay in the line, with their arguments, before it is tidied.
+_SLACK = 16
+
 
 class Queue:
     """Calls that wait for a slot, first come first served.
 
     A call that ended while it waited (its deadline passed, its caller left) is taken out of the count at
-    once and out of the line when its turn comes.
+    once, and out of the line when its turn comes or when such calls are many.
 
     Args:
         limit: How many may wait.
@@ -43,8 +46,8 @@ class Queue:
     def leave(self) -> None:
         """Take note that one of those who wait has ended."""
         self._waiting -= 1
-        if not self._waiting:
-            self._line.clear()
+        if len(self._line) > 2 * self._waiting + _SLACK:
+            self._line = deque(work for work in self._line if not work.ended)
 
     def pop(self) -> Work | None:
         """The next call that still waits."""

@@ -88,9 +88,12 @@ class Supervisor:
     def ready(self, worker: WorkerHandle) -> None:
         """A worker has said that it is ready."""
         _log.debug("worker %d (pid %d) is ready", worker.number, worker.pid)
-        self._failures = 0
         self.unhealthy = None
         self._on_change()
+
+    def answered(self) -> None:
+        """A worker has answered: starts fail no more."""
+        self._failures = 0
 
     def lost(self, worker: WorkerHandle, cause: str, *, was_ready: bool) -> None:
         """A worker is dead: replace it, at once if it had been ready."""
@@ -99,7 +102,9 @@ class Supervisor:
             return
         self.restarts[worker.killed_for or "crashed"] += 1
         _log.warning("worker %d (pid %d) is gone: %s", worker.number, worker.pid, cause)
-        if not was_ready:
+        if was_ready and not worker.done and worker.killed_for is None:
+            self._failures += 1  # it answered nothing: the next one is not started at once
+        elif not was_ready:
             self._failed(f"worker {worker.number} died before it was ready: {cause}")
         self.start()
 

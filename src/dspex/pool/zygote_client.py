@@ -32,6 +32,9 @@ from dspex.wire.messages import (
 )
 
 _log = logging.getLogger("dspex.pool")
+_LOOPBACK = "localhost,127.0.0.1,::1"
+# Seconds for DSPy's import and the preloads; DSPy alone takes four on a cold disk.
+_BOOT_LIMIT = 120.0
 _BASIC_ENV = (
     "PATH", "HOME", "TMPDIR", "LANG", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
@@ -57,7 +60,12 @@ class Preparation:
     def environment(self) -> dict[str, str]:
         """The workers' environment: what programs need, and no key that nobody passed."""
         names = (*_BASIC_ENV, *self.pass_env, *(name for name in os.environ if name.startswith("LC_")))
-        return {name: os.environ[name] for name in names if name in os.environ}
+        found = {name: os.environ[name] for name in names if name in os.environ}
+        if any(name.lower().endswith("_proxy") for name in found):
+            # A server on this machine, the embedded model's among them, is never behind a proxy.
+            direct = found.get("no_proxy") or found.get("NO_PROXY")
+            found["no_proxy"] = found["NO_PROXY"] = ",".join(filter(None, [direct, _LOOPBACK]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,17 @@ class ZygoteClient:
         zygote = await self._running()
         number = self._next
         self._next += 1
-        ours, theirs = socket.socketpair()
-        pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
-        lifeline = Lifeline()
+        with contextlib.ExitStack() as opened:  # at the limit of descriptors any of these may fail
+            ours, theirs = socket.socketpair()
+            opened.callback(ours.close)
+            opened.callback(theirs.close)
+            pipes = []
+            for _ in range(2):
+                pipes.append(os.pipe2(os.O_CLOEXEC))
+                opened.callback(os.close, pipes[-1][0])
+                opened.callback(os.close, pipes[-1][1])
+            lifeline = Lifeline()
+            opened.pop_all()
         outputs = (Output(pipes[0][0], number, "stdout"), Output(pipes[1][0], number, "stderr"))
         answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         zygote.forks[number] = answer
@@ -168,7 +184,11 @@ class ZygoteClient:
             while self._zygote is None:
                 zygote = await self._start()
                 try:
-                    threaded = await asyncio.shield(zygote.booted)
+                    async with asyncio.timeout(_BOOT_LIMIT):
+                        threaded = await asyncio.shield(zygote.booted)
+                except TimeoutError:
+                    zygote.child.kill()
+                    raise _unhealthy(f"the imports took longer than {_BOOT_LIMIT:g} s") from None
                 except BaseException:
                     zygote.child.kill()
                     raise
@@ -184,6 +204,12 @@ class ZygoteClient:
             return self._zygote
 
     async def _start(self) -> _Zygote:
+        preload = [module for module in self._preparation.preload if module not in self._late]
+        try:
+            directory = os.getcwd()  # noqa: PTH109
+        except FileNotFoundError:
+            directory = "/"
+        boot = Boot(PROTOCOL, [entry for entry in sys.path if isinstance(entry, str)], directory, preload)
         ours, theirs = packets.pair()
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         supervisor = os.pidfd_open(os.getpid())
@@ -207,8 +233,7 @@ class ZygoteClient:
         ours.setblocking(False)
         zygote = _Zygote(child, ours, Output(read_end, "zygote", "stderr"))
         zygote.stderr.belongs_to(child.pid)
-        preload = [module for module in self._preparation.preload if module not in self._late]
-        packets.send(ours, Boot(PROTOCOL, list(sys.path), os.getcwd(), preload))  # noqa: PTH109
+        packets.send(ours, boot)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable, zygote)
         self._alive.add(zygote)
         zygote.watch = asyncio.create_task(self._watch(zygote))
@@ -226,7 +251,10 @@ class ZygoteClient:
                 _settle(zygote.booted, message)
             case Forked(worker=number, pid=pid):
                 answer = zygote.forks.get(number)
-                if answer is not None and not answer.done():
+                if not descriptors:
+                    if answer is not None:
+                        _fail(answer, "the zygote could not fork, or its worker's descriptor was lost")
+                elif answer is not None and not answer.done():
                     answer.set_result((pid, descriptors[0]))
                 else:
                     # Nobody waits for this worker any more: its lifeline is cut, so it is dying.

@@ -65,7 +65,11 @@ def fill(
     required = [field.name for field in missing if not type_of(field.type).admits_none()]
     if prompt is None:
         if required:
-            raise InvalidInput(f"missing input: {_listed(required)}", details={"missing": required})
+            raise InvalidInput(
+                f"missing input: {_listed(required)}; give it in inputs={{{required[0]!r}: ...}}"
+                + (" or as the prompt" if len(required) == 1 else ""),
+                details={"missing": required},
+            )
     else:
         place = _place(signature, required, [field.name for field in missing])
         talk = _taken_apart(prompt)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 from dspex.errors import DspexError, InvalidInput, InvalidOption
-from dspex.pool.work import Work
-from dspex.runtime.call import Programs, Question, ask, deadline_in
+from dspex.pool.work import Done, Work
+from dspex.runtime.call import Prepared, Programs, Question, deadline_in, prepare, read, read_value, send
 from dspex.runtime.core import Core
 from dspex.runtime.portal import Portal
-from dspex.wire.values import decode, encode
+from dspex.wire.values import Encoded, encode
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
 _MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm")
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A command that was checked and encoded."""
+
+    name: str
+    args: Encoded
+    deadline: float | None
+    request_id: str
 
 
 class Bridge:
@@ -48,42 +59,70 @@ class Bridge:
             DspexError: Whatever the call ended with.
             RuntimeError: Called on the runtime's own event loop; await ``aexecute`` there.
         """
-        return self._portal.run(lambda: self._execute(command, args, timeout), "aexecute")
+        prepared = self._prepare(command, args, timeout)
+        return self._read(prepared, self._portal.run(lambda: self._send(prepared), "aexecute"))
 
     async def aexecute(
         self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
     ) -> Any:
         """``execute`` for event loops."""
-        return await self._portal.wait(lambda: self._execute(command, args, timeout))
+        prepared = self._prepare(command, args, timeout)
+        return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
-    async def _execute(self, command: str, args: dict[str, Any] | None, timeout: float | None) -> Any:
+    def _prepare(
+        self, command: str, args: dict[str, Any] | None, timeout: float | None
+    ) -> Prepared | _Command:
         deadline = deadline_in(timeout)
-        if not isinstance(command, str):
-            raise InvalidOption(f"a command is named by text, not {type(command).__name__}")
+        if not _is_text(command):
+            raise InvalidOption(f"a command is named by text, not {command!a}")
         if command in _MODULE_COMMANDS:
-            return await self._execute_module(args or {}, deadline)
-        encoded = encode(args, where="args")
-        pool = self._core.pool(self._name)
-        try:
-            done = await pool.execute(Work(command, encoded.data, deadline))
-        except DspexError as error:
-            raise error.for_request(secrets.token_hex(8))  # noqa: B904 (it is the same error)
-        return decode(done.value, encoded.types)
+            return prepare(_question(args or {}, deadline), self._programs)
+        return _Command(command, encode(args, where="args"), deadline, secrets.token_hex(8))
 
-    async def _execute_module(self, args: dict[str, Any], deadline: float | None) -> dict[str, Any]:
-        if unknown := [name for name in args if name not in _MODULE_ARGUMENTS]:
-            raise InvalidInput(
-                f"execute_module takes {', '.join(_MODULE_ARGUMENTS)}, not {', '.join(map(str, unknown))}",
-                details={"unknown": unknown, "known": list(_MODULE_ARGUMENTS)},
-            )
-        question = Question(
-            prompt=args.get("prompt"),
-            module=args.get("module", "dspy.Predict"),
-            signature=args.get("signature"),
-            inputs=args.get("inputs"),
-            options=args.get("options") or {},
-            lm=args.get("lm"),
-            deadline=deadline,
+    async def _send(self, prepared: Prepared | _Command) -> Done:
+        pool = self._core.pool(self._name)
+        if isinstance(prepared, Prepared):
+            return await send(prepared, pool, self._core.models)
+        try:
+            return await pool.execute(Work(prepared.name, prepared.args.data, prepared.deadline))
+        except DspexError as error:
+            raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
+
+    @staticmethod
+    def _read(prepared: Prepared | _Command, done: Done) -> Any:
+        if isinstance(prepared, Prepared):
+            return read(prepared, done).outputs
+        return read_value(done.value, prepared.args.types, prepared.request_id)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it can be sent as text: half of a surrogate pair cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _question(args: dict[str, Any], deadline: float | None) -> Question:
+    """The arguments of ``execute_module`` as a question.
+
+    Raises:
+        InvalidInput: One of them is unknown.
+    """
+    if unknown := [name for name in args if name not in _MODULE_ARGUMENTS]:
+        raise InvalidInput(
+            f"execute_module takes {', '.join(_MODULE_ARGUMENTS)}, not {', '.join(map(str, unknown))}",
+            details={"unknown": unknown, "known": list(_MODULE_ARGUMENTS)},
         )
-        answer = await ask(question, self._core.pool(self._name), self._core.models, self._programs)
-        return answer.outputs
+    return Question(
+        prompt=args.get("prompt"),
+        module=args.get("module", "dspy.Predict"),
+        signature=args.get("signature"),
+        inputs=args.get("inputs"),
+        options=args.get("options") or {},
+        lm=args.get("lm"),
+        deadline=deadline,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dspex.errors import DspexError, InvalidOption, PythonTimeout
+from dspex.errors import DspexError, InvalidOption, PythonError, PythonTimeout
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
@@ -21,11 +22,12 @@ from dspex.program.fingerprint import fingerprint
 from dspex.program.spec import ProgramSpec, make
 from dspex.runtime.models import Models
 from dspex.types import LMRequest, Usage
-from dspex.wire.values import decode, encode
+from dspex.wire.values import Encoded, WireError, decode, encode
 
 #: The signature of a call that names none.
 DEFAULT_SIGNATURE = "prompt -> response"
 _PROGRAMS_KEPT = 1024
+_LONGEST_KEPT = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +90,27 @@ class Answer:
 
 
 class Programs:
-    """Encoded specs of programs that were called before, so that a repeated call does not make them again."""
+    """Encoded specs of programs that were called before, so that a repeated call does not make them again.
+
+    Used from any thread. Specs with long texts are not kept: a service may have one per caller.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, signature.Signature, str], tuple[bytes, bytes]] = OrderedDict()
 
     def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
         """The spec as it travels, and its fingerprint."""
         key = (spec.module, spec.signature, repr(spec.options))
-        found = self._kept.get(key)
+        with self._lock:
+            found = self._kept.get(key)
         if found is None:
-            found = self._kept[key] = (msgspec.msgpack.encode(spec), fingerprint(spec))
-            if len(self._kept) > _PROGRAMS_KEPT:
-                self._kept.popitem(last=False)
+            found = (msgspec.msgpack.encode(spec), fingerprint(spec))
+            if len(found[0]) <= _LONGEST_KEPT:
+                with self._lock:
+                    self._kept[key] = found
+                    if len(self._kept) > _PROGRAMS_KEPT:
+                        self._kept.popitem(last=False)
         return found
 
 
@@ -120,40 +130,96 @@ def deadline_in(timeout: float | None) -> float | None:
     return time.monotonic() + timeout
 
 
-async def ask(question: Question, pool: LocalPool, models: Models, programs: Programs) -> Answer:
-    """Take a question through the pool.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A question that was checked and encoded, on whatever thread asked it.
+
+    Attributes:
+        question: The question.
+        request_id: The call's name.
+        started: Monotonic second at which it was asked.
+        module: Full name of its module.
+        program: The encoded spec.
+        fingerprint: What workers keep that program by.
+        inputs: The encoded inputs, with their types.
+    """
+
+    question: Question
+    request_id: str
+    started: float
+    module: str
+    program: bytes
+    fingerprint: bytes
+    inputs: Encoded
+
+
+def prepare(question: Question, programs: Programs) -> Prepared:
+    """Check and encode a question. Large values take their time here, and not on the runtime's loop.
 
     Raises:
-        DspexError: Whatever went wrong, with ``request_id`` set. What is refused never reaches an LM.
+        Refused: Something in it is wrong; no LM is asked.
     """
-    request_id = secrets.token_hex(8)
-    started = time.monotonic()
+    request_id, started = secrets.token_hex(8), time.monotonic()
     try:
-        sig, inputs = prompt.fill(
-            signature.of(question.signature or DEFAULT_SIGNATURE), question.prompt, question.inputs
-        )
+        wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
+        sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
         spec = make(question.module, sig, question.options)
-        data, name = programs.encoded(spec)
+        program, name = programs.encoded(spec)
         encoded = encode(inputs, where="inputs")
-        number, lm = await _in_time(models, question, started)
-        done = await pool.execute(
-            Work(
-                "execute_module",
-                encoded.data,
-                question.deadline,
-                data,
-                name,
-                number,
-                lm,
-                catalogue.find(spec.module).repeatable,
-                admitted=started,
-            )
-        )
-        answer = decode(done.value, encoded.types)
     except DspexError as error:
         raise error.for_request(request_id)  # noqa: B904 (it is the same error)
-    seconds = time.monotonic() - started
-    return Answer(answer["outputs"], answer.get("completions"), done, request_id, seconds)
+    return Prepared(question, request_id, started, spec.module, program, name, encoded)
+
+
+async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
+    """Take a prepared question through the pool, on the runtime's loop.
+
+    Raises:
+        DspexError: Whatever went wrong, with ``request_id`` set.
+    """
+    question = prepared.question
+    try:
+        number, lm = await _in_time(models, question, prepared.started)
+        return await pool.execute(
+            Work(
+                "execute_module",
+                prepared.inputs.data,
+                question.deadline,
+                prepared.program,
+                prepared.fingerprint,
+                number,
+                lm,
+                catalogue.find(prepared.module).repeatable,
+                admitted=prepared.started,
+            )
+        )
+    except DspexError as error:
+        raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
+
+
+def read(prepared: Prepared, done: Done) -> Answer:
+    """The answer, decoded on the thread that asked.
+
+    Raises:
+        PythonError: The worker's answer cannot be read.
+    """
+    answer = read_value(done.value, prepared.inputs.types, prepared.request_id)
+    seconds = time.monotonic() - prepared.started
+    return Answer(answer["outputs"], answer.get("completions"), done, prepared.request_id, seconds)
+
+
+def read_value(data: msgspec.Raw, types: Mapping[str, type], request_id: str) -> Any:
+    """A value that a worker sent.
+
+    Raises:
+        PythonError: It cannot be read.
+    """
+    try:
+        return decode(data, types)
+    except WireError as error:
+        raise PythonError(f"what the worker returned cannot be read: {error}").for_request(
+            request_id
+        ) from error
 
 
 async def _in_time(models: Models, question: Question, started: float) -> tuple[int, Any]:

@@ -43,6 +43,7 @@ class Core:
         self._pools: dict[str, LocalPool] = {}
         self._zygotes: dict[Preparation, ZygoteClient] = {}
         self._warming: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def open(self, start_timeout: float, *, wait: bool) -> None:
         """Start the pools, and the embedded model when it is the default.
@@ -113,7 +114,15 @@ class Core:
         return RuntimeStats({name: pool.stats() for name, pool in self._pools.items()})
 
     async def aclose(self) -> None:
-        """End all workers, zygotes and models; what was still running fails with ``pool_closed``."""
+        """End all workers, zygotes and models; what was still running fails with ``pool_closed``.
+
+        Whoever asks waits for the one closing, which goes on when a waiting caller is cancelled.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.wait([self._warming])

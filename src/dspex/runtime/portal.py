@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from dspex.errors import PoolClosed
@@ -24,6 +25,10 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
+        # Calls from other threads; under the lock, so that none comes in between the last look and the end.
+        self._lock = threading.Lock()
+        self._calls: set[Future[Any]] = set()
+        self._ended = False
 
     @property
     def has_thread(self) -> bool:
@@ -33,23 +38,20 @@ class Portal:
     def start_thread(self) -> None:
         """Run a loop on a new thread."""
         self._process = os.getpid()
-        started = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(started,), name="dspex", daemon=True)
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="dspex", daemon=True)
         self._thread.start()
-        started.wait()
 
     def adopt(self) -> None:
         """Use the running loop."""
         self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
 
-    def _serve(self, started: threading.Event) -> None:
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         # Not asyncio.Runner: it ends the default executor by a new thread, and at the interpreter's exit,
         # where a forgotten runtime is closed, there are none any more.
-        loop = self._loop = _new_loop()
         asyncio.set_event_loop(loop)
         try:
-            loop.call_soon(started.set)
             loop.run_forever()
             left = asyncio.all_tasks(loop)
             for task in left:
@@ -60,11 +62,15 @@ class Portal:
             loop.close()
 
     def stop_thread(self) -> None:
-        """End the loop that ``start_thread`` began, and its thread."""
+        """End the loop that ``start_thread`` began, and its thread; calls that still wait are cancelled."""
+        with self._lock:
+            self._ended = True
         if self._thread is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._thread = self._loop = None
+        for call in list(self._calls):
+            call.cancel()  # its coroutine never began
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], twin: str) -> T:
         """Run a coroutine on the runtime's loop and wait for it, from a thread without that loop.
@@ -74,24 +80,41 @@ class Portal:
         Raises:
             RuntimeError: Called on the runtime's own loop, which would wait for itself.
         """
-        loop = self._home()
-        if _running_loop() is loop:
+        if _running_loop() is self._home():
             raise RuntimeError(
                 f"this would block the event loop that the runtime lives on: `await {twin}(...)`"
             )
-        future = asyncio.run_coroutine_threadsafe(work(), loop)
+        call = self._submit(work)
         try:
-            return future.result()
+            return call.result()
+        except CancelledError:
+            raise _closed() from None  # nobody else could cancel it
         except BaseException:
-            future.cancel()
+            call.cancel()
             raise
 
     async def wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine on the runtime's loop and wait for it, from any loop."""
-        loop = self._home()
-        if asyncio.get_running_loop() is loop:
+        if asyncio.get_running_loop() is self._home():
             return await work()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), loop))
+        call = self._submit(work)
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _closed() from None
+
+    def _submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        with self._lock:
+            loop = self._home()
+            if self._ended:
+                raise _closed()
+            call = asyncio.run_coroutine_threadsafe(work(), loop)
+            self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
 
     def _home(self) -> asyncio.AbstractEventLoop:
         if os.getpid() != self._process:
@@ -100,9 +123,14 @@ class Portal:
                 "(gunicorn: in post_fork)",
                 details={"opened_in": self._process},
             )
-        if self._loop is None or self._loop.is_closed():
+        loop = self._loop
+        if loop is None or loop.is_closed():
             raise PoolClosed("this runtime is not open; use it inside `with` or `async with`")
-        return self._loop
+        return loop
+
+
+def _closed() -> PoolClosed:
+    return PoolClosed("this runtime was closed while the call waited")
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -46,6 +46,7 @@ class Channel(Generic[M]):
         on_close: Called once when nothing more will arrive, with the reason, or with None when the
             other side closed between two messages.
         limit: The largest message in bytes, sent or received.
+        on_drained: Called when the other side was slow, and has read most of what waited for it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Channel(Generic[M]):
         on_message: Callable[[M], None],
         on_close: Callable[[str | None], None],
         limit: int,
+        on_drained: Callable[[], None] | None = None,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
@@ -63,6 +65,7 @@ class Channel(Generic[M]):
         self._decode = decode
         self._on_message = on_message
         self._on_close = on_close
+        self._on_drained = on_drained
         self._limit = limit
         self._longest_frame = min(limit, MAX_FRAME)
         self._buffer = bytearray(2 * (MAX_FRAME + _HEADER))
@@ -145,6 +148,7 @@ class Channel(Generic[M]):
             self._write_some()
 
     def _write_some(self) -> None:
+        was_congested = self.congested
         while self._waiting:
             try:
                 sent = self._sock.sendmsg(list(islice(self._waiting, _VECTORS)))
@@ -160,6 +164,8 @@ class Channel(Generic[M]):
                 self._loop.add_writer(self._sock.fileno(), self._write_some)
             else:
                 self._loop.remove_writer(self._sock.fileno())
+        if was_congested and not self.congested and self._on_drained is not None:
+            self._on_drained()
 
     def _take_off(self, sent: int) -> None:
         self._waiting_size -= sent

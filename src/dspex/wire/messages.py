@@ -186,7 +186,7 @@ class BootFailed(Message, frozen=True, tag="boot_failed"):
 
 
 class Forked(Message, frozen=True, tag="forked"):
-    """A worker exists; its pidfd comes beside this message."""
+    """A worker exists, and its pidfd comes beside this message; without one the fork has failed."""
 
     worker: int
     pid: int

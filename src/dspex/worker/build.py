@@ -20,6 +20,8 @@ from dspex.types import LMSpec
 from dspex.worker.engine import build_lm, load_allowed
 
 _PROGRAMS_KEPT = 256
+# Bytes of their specs in all: a service may have a long instruction text for each of its callers.
+_SPECS_KEPT = 4 * 1024 * 1024
 _TYPES = {"dspy.History": dspy.History}
 # What the catalogue names; nothing is looked up in DSPy by a caller's word.
 _MODULES = {"dspy.Predict": dspy.Predict, "dspy.ChainOfThought": dspy.ChainOfThought}
@@ -47,21 +49,23 @@ class Programs:
     """The programs of a worker by fingerprint; the one not used for longest makes room."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[bytes, Program] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[Program, int]] = OrderedDict()
+        self._size = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def get(self, fingerprint: bytes, spec: msgspec.Raw) -> Program:
         """The program with this fingerprint, built from its spec if it is not there."""
-        program = self._kept.get(fingerprint)
-        if program is None:
-            program = self._kept[fingerprint] = build(_decode_spec(spec))
-            if len(self._kept) > _PROGRAMS_KEPT:
-                self._kept.popitem(last=False)
+        kept = self._kept.get(fingerprint)
+        if kept is None:
+            kept = self._kept[fingerprint] = (build(_decode_spec(spec)), len(bytes(spec)))
+            self._size += kept[1]
+            while len(self._kept) > 1 and (len(self._kept) > _PROGRAMS_KEPT or self._size > _SPECS_KEPT):
+                self._size -= self._kept.popitem(last=False)[1][1]
         else:
             self._kept.move_to_end(fingerprint)
-        return program
+        return kept[0]
 
 
 def build(spec: ProgramSpec) -> Program:

@@ -203,11 +203,12 @@ class _Recorded:
         if not failed:
             usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)
             cost, model, status = self._price(outcome, request), outcome.model or self._spec.model, "ok"
+            finish = outcome.finish_reason
         else:
-            usage, cost, model = Usage(), None, self._spec.model
+            usage, cost, model, finish = Usage(), None, self._spec.model, None
             status = _status(outcome, self._spec.model)
         seconds = time.monotonic() - started
-        current.get().requests.append(LMRequest(model, usage, seconds, status, attempt, cost))
+        current.get().requests.append(LMRequest(model, usage, seconds, status, attempt, cost, finish))
 
     def _price(self, response: Any, request: Any) -> float | None:
         if self._provider is None or self._provider == "local":

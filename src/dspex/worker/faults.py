@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
     (dspy_errors.LMError, errors.LMUnavailable),
 )
 _TEXT_KEPT = 4000
+_UNREACHED = "check the server's address (base_url) and, behind a proxy, the variables *_PROXY and no_proxy"
 _ADVICE: dict[type[errors.DspexError], str] = {
     errors.LMAuth: "check the key of this LM (api_key=..., or the provider's variable)",
     errors.LMRateLimited: "ask less at once, or raise LM(retry=Retry(attempts=...)) and the timeout",
@@ -95,7 +96,8 @@ def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
     facts = {name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")}
     # DSPy's own advice names settings that users of dspex do not have.
     text = _text(error).partition("\n\n  To fix:")[0] or type(error).__name__
-    advice = _ADVICE.get(kind)
+    unreached = kind is errors.LMUnavailable and getattr(error, "status", None) is None
+    advice = _UNREACHED if unreached else _ADVICE.get(kind)
     return kind(
         f"{text}; {advice}" if advice else text,
         details={name: value for name, value in facts.items() if value is not None},

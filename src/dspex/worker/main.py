@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
-from dspex.errors import Cancelled, DspexError, PayloadTooLarge, PythonTimeout, ResultTooLarge
+from dspex.errors import Cancelled, DspexError, PythonTimeout, ResultTooLarge
 from dspex.process import forks, lifeline, limits
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
@@ -172,9 +172,9 @@ class Worker:
     def _send_fault(self, fault: Fault) -> None:
         try:
             self._channel.send(fault)
-        except (PayloadTooLarge, TypeError, ValueError, UnicodeError):
+        except Exception:  # noqa: BLE001 (whatever the user's code put into it)
             # Its details cannot travel; the failure itself has to.
-            bare = {**fault.error, "details": {}, "message": repr(fault.error["message"])[:2000]}
+            bare = {"code": fault.error["code"], "message": ascii(fault.error["message"])[:2000]}
             self._channel.send(Fault(fault.id, bare, fault.requests, fault.seconds))
 
 

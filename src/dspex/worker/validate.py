@@ -13,6 +13,7 @@ import pydantic
 from dspex.errors import InvalidInput
 from dspex.program.signature import Signature
 
+_MARK = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
 _STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
@@ -35,6 +36,7 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
     Raises:
         InvalidInput: An input is missing, unknown or ill-typed; ``details`` names the fields.
     """
+    _refuse_text("instructions", signature.instructions)
     if unknown := [name for name in inputs if all(name != field.name for field in signature.inputs)]:
         raise InvalidInput(f"unknown inputs: {', '.join(unknown)}", details={"unknown": unknown})
     checked = {}
@@ -43,7 +45,7 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
             value = inputs[field.name]
             if field.name in types and type(value) is not types[field.name]:
                 value = _convert(signature, field.name, field.type, types[field.name], value)
-            _refuse_broken_text(field.name, value)
+            _refuse_text(field.name, value)
             checked[field.name] = value
         elif not (field.name in types and _allows_none(types[field.name])):
             raise InvalidInput(f"the input {field.name!r} is missing", details={"missing": [field.name]})
@@ -108,12 +110,32 @@ def _allows_none(annotation: Any) -> bool:
     return bool(dspy.adapters.utils.annotation_allows_none(annotation))
 
 
-def _refuse_broken_text(name: str, value: Any) -> None:
-    # Half of a surrogate pair cannot be written as UTF-8, so no provider could receive it.
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
+def _refuse_text(name: str, value: Any) -> None:
+    """Look at every text in a value.
+
+    Raises:
+        InvalidInput: One is not valid Unicode, so that no provider could receive it, or holds the mark that
+            DSPy reads as a file, an image or a tool: a caller's text must not become one.
+    """
+    if isinstance(value, str):
+        if _MARK in value:
             raise InvalidInput(
-                f"the input {name!r} holds text that is not valid Unicode", details={"field": name}
-            ) from None
+                f"the input {name!r} holds {_MARK!r}, which DSPy would take for a file or an image of yours",
+                details={"field": name},
+            )
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InvalidInput(
+                    f"the input {name!r} holds text that is not valid Unicode", details={"field": name}
+                ) from None
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            _refuse_text(name, key)
+            _refuse_text(name, part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            _refuse_text(name, part)
+    elif isinstance(value, dspy.History):
+        _refuse_text(name, value.messages)

@@ -128,12 +128,19 @@ class Zygote:
         if not isinstance(message, Fork):
             return False
         pidfd = self._fork(message.worker, message.options, descriptors)
-        poll.register(pidfd, select.POLLIN)
+        if pidfd is not None:
+            poll.register(pidfd, select.POLLIN)
         return True
 
-    def _fork(self, number: int, options: WorkerOptions, descriptors: list[int]) -> int:
+    def _fork(self, number: int, options: WorkerOptions, descriptors: list[int]) -> int | None:
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no process or memory to be had: the supervisor tries again, with a pause
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._tell(Forked(number, 0))
+            return None
         if pid == 0:
             self._become(parent, options, descriptors)
         for descriptor in descriptors:
