@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections import Counter
 
 import msgspec
@@ -29,11 +28,9 @@ from dspex.pool.supervise import Supervisor
 from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, ZygoteClient
 from dspex.process import limits
-from dspex.settings import MiB, PoolOptions, Settings
-from dspex.wire.messages import Fault, Result, WorkerOptions
+from dspex.settings import PoolOptions, Settings
+from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
 
-# Room beside the largest payload for a call's program, its LM and the envelope.
-_ENVELOPE = 4 * MiB
 # Weight of the newest call in the running mean of how long one takes, for retry_after.
 _NEWEST = 0.1
 
@@ -167,28 +164,31 @@ class LocalPool:
             self._start(worker, work)
 
     def _arm(self, work: Work) -> None:
-        """Set the timer for the nearer of the deadline and the longest wait in the queue."""
+        """Set the timer for the nearer of the deadline and the longest wait for a first worker."""
         waits = [work.time_left()] if work.deadline is not None else []
-        if self._options.queue_timeout is not None:
-            waits.append(self._options.queue_timeout)
+        if self._options.queue_timeout is not None and not work.attempts:
+            # A millisecond more, as loops may fire their timers a little early.
+            waits.append(self._options.queue_timeout - work.age() + 0.001)
         if waits:
             work.timer = self._loop.call_later(min(waits), self._on_time, work)
 
     def _on_time(self, work: Work) -> None:
         if work.ended:
             return
-        waited = time.monotonic() - work.admitted
-        in_time = self._options.queue_timeout is None or waited < self._options.queue_timeout
-        if not work.overdue and (work.attempts or in_time):
-            # A timer that fired early, or queue_timeout of a call that has been given to a worker by now.
-            if work.deadline is not None:
-                work.timer = self._loop.call_later(work.time_left(), self._on_time, work)
-        elif work.worker is None:
-            # Ended first: the queue tells those that wait by that.
-            self._end(work, work.timed_out(killed=False) if work.overdue else self._waited_too_long())
-            self._queue.leave()
-        else:
+        longest = self._options.queue_timeout
+        if work.overdue and work.worker is not None:
             work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "deadline")
+        elif work.overdue:
+            self._leave_queue(work, work.timed_out(killed=False))
+        elif longest is not None and not work.attempts and work.age() >= longest:
+            self._leave_queue(work, self._waited_too_long())
+        else:
+            self._arm(work)
+
+    def _leave_queue(self, work: Work, error: DspexError) -> None:
+        # Ended first: the queue tells those that wait by that.
+        self._end(work, error)
+        self._queue.leave()
 
     def _waited_too_long(self) -> QueueTimeout:
         return QueueTimeout(
@@ -284,7 +284,7 @@ class LocalPool:
         return WorkerHandle(
             forkling,
             slots=self._options.slots,
-            limit=self._max_payload + _ENVELOPE,
+            limit=self._max_payload + ENVELOPE,
             on_ready=self._supervisor.ready,
             on_answer=self._on_answer,
             on_death=self._on_death,

@@ -83,6 +83,10 @@ class Work:
         """Whether its deadline has passed."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def age(self) -> float:
+        """Seconds since it was admitted."""
+        return time.monotonic() - self.admitted
+
     def time_left(self) -> float:
         """Seconds to its deadline, which it has; a millisecond more, so that a timer never fires early."""
         return (self.deadline or 0.0) - time.monotonic() + 0.001

@@ -310,6 +310,8 @@ def _settle(booted: asyncio.Future[list[str]], message: Booted | BootFailed) -> 
     elif isinstance(message, Booted) and message.protocol != PROTOCOL:
         _fail(booted, f"the zygote speaks protocol {message.protocol} and this process {PROTOCOL}")
     elif not booted.done():
+        if isinstance(message, Booted):
+            _log.debug("the zygote (pid %d) was ready after %.2f s", message.pid, message.seconds)
         booted.set_result(message.threaded if isinstance(message, BootFailed) else [])
 
 

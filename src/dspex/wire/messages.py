@@ -16,6 +16,8 @@ from dspex.types import LMRequest, LMSpec
 PROTOCOL = 1
 
 NOTHING = msgspec.Raw(b"\xc0")
+#: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
+ENVELOPE = 4 * 1024 * 1024
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -78,11 +80,9 @@ class Ready(Message, frozen=True, tag="ready"):
 
     Attributes:
         protocol: The worker's ``PROTOCOL``.
-        pid: Its pid.
     """
 
     protocol: int
-    pid: int
 
 
 class Result(Message, frozen=True, tag="result"):

@@ -20,6 +20,7 @@ from dspex.errors import Cancelled, DspexError, PythonTimeout, ResultTooLarge
 from dspex.process import forks, lifeline, limits
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
+    ENVELOPE,
     NOTHING,
     PROTOCOL,
     Call,
@@ -40,8 +41,6 @@ from dspex.worker.commands import Commands
 from dspex.worker.engine import CallScope, current
 
 _log = logging.getLogger("dspex.worker")
-# Room beside the largest payload for a call's program, its LM and the envelope.
-_ENVELOPE = 4 * 1024 * 1024
 
 
 class Running:
@@ -82,14 +81,14 @@ class Worker:
             read_by_worker,
             on_message=self._on_message,
             on_close=self._on_close,
-            limit=options.max_payload + _ENVELOPE,
+            limit=options.max_payload + ENVELOPE,
         )
         # A program that forks must not share the channel with its children.
         forks.guard(self._channel)
 
     async def serve(self) -> None:
         """Say that this worker is ready, and answer until told to stop."""
-        self._channel.send(Ready(PROTOCOL, os.getpid()))
+        self._channel.send(Ready(PROTOCOL))
         await self._ended.wait()
         for running in self.running.values():
             if running.task is not None:
