@@ -57,19 +57,23 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         verdict = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[row.passed]
         table.add_row(
-            row.name, f"{row.ours:,.4g}", f"{row.other:,.4g}", row.unit, f"{row.ratio:.3g}", row.bar, verdict
+            row.name, _figure(row.ours), _figure(row.other), row.unit, f"{row.ratio:.3g}", row.bar, verdict
         )
     return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _put_into(file: Path, rows: list[Row], facts: dict[str, object]) -> None:
     lines = ["| measured / compared with | dspex | the other | ratio |", "|---|---|---|---|"]
     for row in rows:
         if row.bar and row.other != row.limit:
-            ours, other = (f"{value:,.4g} {row.unit}" for value in (row.ours, row.other))
+            ours, other = (f"{_figure(value)} {row.unit}" for value in (row.ours, row.other))
             lines.append(f"| {row.name} | {ours} | {other} | {row.ratio:.2g} |")
         elif row.bar:
-            lines.append(f"| {row.name} | {row.ours:,.3g} {row.unit} | | |")
+            lines.append(f"| {row.name} | {_figure(row.ours)} {row.unit} | | |")
     lines.append("")
     lines.append(
         f"Python {facts['python']}, {facts['system']}, {facts['cores']} cores, {facts['rounds']} rounds."
