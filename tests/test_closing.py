@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,13 +139,12 @@ def test_calls_wait_for_a_slow_reader_and_no_longer(runtime: dspex.Runtime, tmp_
     """If this failed, a worker that was slow to read once would be given nothing until it answers."""
     mark = tmp_path / "mark"
     pool = runtime.pool("general")
-    args = {"seconds": 2.0, "mark": str(mark), "ballast": b"x" * (32 * 1024 * 1024)}
+    args = {"seconds": 4.0, "mark": str(mark), "ballast": b"x" * (32 * 1024 * 1024)}
     held = threading.Thread(target=pool.execute, args=("wait", args))
     held.start()
     until(lambda: lines(mark))
-    started = time.monotonic()
-    assert pool.execute("echo", {"a": 1}, timeout=1.5) == {"a": 1}
-    assert time.monotonic() - started < 1.5
+    assert pool.execute("echo", {"a": 1}) == {"a": 1}
+    assert held.is_alive(), "it waited for the other call's answer"
     held.join()
 
 
@@ -179,12 +177,11 @@ def test_a_program_that_prints_without_end_holds_nobody_up(runtime: dspex.Runtim
     """If this failed, one chatty program would make every other caller wait."""
     talking = threading.Thread(target=runtime.pool("general").execute, args=("chatter", {"seconds": 1.0}))
     talking.start()
-    times = []
+    answered = 0
     while talking.is_alive():
-        started = time.monotonic()
         runtime.pool("general").execute("ping")
-        times.append(time.monotonic() - started)
-    assert sorted(times)[len(times) // 2] < 0.5
+        answered += 1
+    assert answered > 3
 
 
 @pytest.mark.parametrize("prompt", ["plain", "dict", "history", "system"])
