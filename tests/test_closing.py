@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -15,7 +16,8 @@ import pytest
 
 import dspex
 from tests.processes import alive, descendants, lines, until
-from tests.provider import Provider, echo
+from tests.provider import Provider, Reply, echo
+from tests.provider.replies import response
 
 ONE = {"general": dspex.PoolOptions(workers=1, grace=0.3)}
 SETTINGS = dspex.Settings(allow_modules=("tests.stuck",))
@@ -205,8 +207,17 @@ def test_text_that_dspy_reads_as_a_file_is_refused(provider: Provider, prompt: s
 
 def test_a_cut_off_answer_says_so(provider: Provider) -> None:
     """If this failed, half a story would look like a whole one."""
-    provider.reply = lambda _: echo()
+    message = {"role": "assistant", "content": "[[ ## response ## ]]\nOnce upon a"}
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    choice = {"index": 0, "message": message, "finish_reason": "length"}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "x", "choices": [choice]}
+    cut_off = Reply(lambda _: response(200, json.dumps({**body, "usage": usage}).encode()))
     with dspex.Runtime(dspex.LM("openai/x", base_url=provider.base_url), pools=ONE) as runtime:
+        provider.reply = lambda _: cut_off
+        answer = runtime.adapter().generate("?", max_tokens=5)
+        assert answer.response == "Once upon a"
+        assert answer.requests[-1].finish == "length"
+        provider.reply = lambda _: echo()
         assert runtime.adapter().generate("?").requests[-1].finish == "stop"
 
 
