@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import dspy
 
 from dspex.types import LMRequest, LMSpec, Retry
-from dspex.worker.engine import CallScope, build_lm, current
+from dspex.worker.engine import CallScope, current
+from dspex.worker.routing import build_lm
 from tests.provider import Provider
 
 

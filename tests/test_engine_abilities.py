@@ -11,7 +11,9 @@ import pytest
 
 from dspex.errors import NotAllowed
 from dspex.types import LMSpec, Retry, Usage
-from dspex.worker.engine import CallScope, build_lm, current, is_allowed, load_allowed
+from dspex.worker.allowed import is_allowed, load_allowed
+from dspex.worker.engine import CallScope, current
+from dspex.worker.routing import build_lm
 from tests import engines
 from tests.engines import Asked, built
 from tests.provider import Provider, delayed, echo, fault, fields, sequence, text

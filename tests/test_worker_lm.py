@@ -29,7 +29,7 @@ def _stock(model: str, url: str) -> Any:
 
 def _ours(model: str, url: str) -> Any:
     from dspex.types import LMSpec
-    from dspex.worker.engine import build_lm
+    from dspex.worker.routing import build_lm
 
     return build_lm(LMSpec(model=model, base_url=url, api_key="k", temperature=0.3, max_tokens=77), [])
 

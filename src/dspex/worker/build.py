@@ -17,7 +17,8 @@ from dspex.errors import LMNotConfigured
 from dspex.program.signature import Field, Signature, default_instructions, resolve
 from dspex.program.spec import ProgramSpec
 from dspex.types import LMSpec
-from dspex.worker.engine import build_lm, load_allowed
+from dspex.worker.allowed import load_allowed
+from dspex.worker.routing import build_lm
 
 _PROGRAMS_KEPT = 256
 # Bytes of their specs in all: a service may have a long instruction text for each of its callers.

@@ -21,8 +21,8 @@ from dspex.types import commands as registered
 from dspex.wire.messages import Call
 from dspex.wire.values import decode, encode_result
 from dspex.worker import faults
+from dspex.worker.allowed import is_allowed
 from dspex.worker.build import build
-from dspex.worker.engine import is_allowed
 from dspex.worker.run import run_program
 from dspex.worker.threads import in_thread
 

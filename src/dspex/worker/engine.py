@@ -1,15 +1,13 @@
 """Every LM request of a worker passes here: the one place that sends, retries, prices and counts.
 
-DSPy's own engines do the talking. They are wrapped so that one LM keeps one store of connections
-without DSPy's cap of 100, so that no credential or address is taken from the environment, and so that
-each request is recorded in the call that made it.
+DSPy's own engines do the talking (``routing`` sets them up); here each request is retried and recorded in
+the call that made it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
 import inspect
 import random
 import time
@@ -17,32 +15,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-import dspy
 from dspy.clients.costs import estimate_cost
-from dspy.clients.engines import AsyncLM15Engine, LM15Engine
 from dspy.clients.errors import wrap_error
 from dspy.lm15 import (
-    AccessPolicy,
-    EndpointSupport,
     LM15Error,
     LockTimeoutError,
-    OpenAIChatCompat,
-    ProviderDefinition,
     RateLimitError,
-    RouterConfig,
     ServerError,
     TransportError,
 )
 from dspy.lm15 import TimeoutError as RequestTimeout
 
-from dspex.errors import NotAllowed
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.worker import faults
-from dspex.worker.dspy_compat import WorkerLM
 from dspex.worker.threads import in_thread
 
-# Far above what one worker has slots for; the slots are the limit.
-_CONNECTIONS = 4096
 _RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
 
 
@@ -60,117 +47,6 @@ class CallScope:
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
-
-
-def build_lm(spec: LMSpec, allow_modules: list[str]) -> dspy.LM:
-    """The ``dspy.LM`` that a spec describes, on engines of this room.
-
-    Raises:
-        NotAllowed: The spec names an engine outside ``allow_modules``.
-        dspy.utils.exceptions.LMConfigurationError: DSPy refuses the parameters for this model.
-    """
-    if spec.engine is not None:
-        own = load_allowed(spec.engine, allow_modules)()
-        counted, counted_async = Counted(spec, None, own), CountedAsync(spec, None, own)
-        _declare(counted, own, spec)
-    else:
-        config, provider = _routing(spec)
-        counted = Counted(spec, provider, LM15Engine(config))
-        counted_async = CountedAsync(spec, provider, _Direct(config))
-        _declare(counted, _stock(spec), spec)
-    return WorkerLM(
-        spec.model,
-        engine=counted,
-        async_engine=counted_async,
-        cache=False,
-        num_retries=0,
-        temperature=spec.temperature,
-        max_tokens=spec.max_tokens,
-        **spec.params,
-    )
-
-
-def load_allowed(path: str, allow_modules: list[str]) -> Any:
-    """Import ``"package.module:Name"`` if the operator allowed it.
-
-    Raises:
-        NotAllowed: The module is not among ``allow_modules``, nor below one of them.
-    """
-    module, _, name = path.partition(":")
-    if not is_allowed(module, allow_modules) or not name.isidentifier():
-        raise NotAllowed(
-            f"{path!r} may not be imported; allow it with Settings(allow_modules=[{module!r}])",
-            details={"path": path},
-        )
-    return getattr(importlib.import_module(module), name)
-
-
-def is_allowed(module: str, allow_modules: list[str]) -> bool:
-    """Whether a module is one of the allowed ones, or below one."""
-    return any(module == root or module.startswith(f"{root}.") for root in allow_modules)
-
-
-def _routing(spec: LMSpec) -> tuple[RouterConfig, str]:
-    """Where requests go and with which key; nothing comes from the environment."""
-    declared: tuple[ProviderDefinition, ...] = ()
-    if spec.model.startswith("local/"):
-        access = AccessPolicy(
-            provider="local",
-            base_url=str(spec.base_url),
-            supports=EndpointSupport(complete=True, stream=True),
-        )
-        compat = OpenAIChatCompat(
-            instruction_role="system", max_tokens_field="max_tokens", json_schema="send"
-        )
-        declared = (ProviderDefinition.chat(access, compat=compat, placeholder_key="none"),)
-    provider = LM15Engine(RouterConfig(env={}, providers=declared)).resolve(spec.model).provider
-    return (
-        RouterConfig(
-            env={},
-            api_keys={provider: spec.api_key} if spec.api_key else None,
-            base_urls={provider: spec.base_url} if spec.base_url else None,
-            max_connections=_CONNECTIONS,
-            providers=declared,
-        ),
-        provider,
-    )
-
-
-def _stock(spec: LMSpec) -> Any:
-    """A stock LM to ask what the model supports; it is never called."""
-    if spec.model.startswith("local/"):
-        return _LocalAbilities
-    return dspy.LM(spec.model, engine="lm15", api_key=spec.api_key or "none", api_base=spec.base_url)
-
-
-class _LocalAbilities:
-    supports_response_schema = True
-    supported_params = frozenset(
-        {"temperature", "max_tokens", "top_p", "stop", "seed", "stream", "response_format"}
-    )
-
-
-def _declare(engine: Any, source: Any, spec: LMSpec) -> None:
-    """Copy what a model supports: DSPy asks the engine, and sends no JSON schema without an answer."""
-    for name in ("supports_function_calling", "supports_reasoning", "supports_response_schema"):
-        setattr(engine, name, bool(getattr(source, name, False)))
-    params = frozenset(getattr(source, "supported_params", ()) or ())
-    if spec.schema is not None:
-        engine.supports_response_schema = spec.schema
-        params |= {"response_format"} if spec.schema else frozenset()
-    engine.supported_params = params
-
-
-class _Direct(AsyncLM15Engine):  # type: ignore[misc]
-    """The stock engine without its hop to a thread for each request.
-
-    The hop is there because building a provider may read credentials from disk. Ours are given, so only
-    the first request of each worker builds something, and that is no I/O.
-    """
-
-    async def complete(self, request: Any) -> Any:
-        provider, routed = self._target(request)
-        return await provider.complete(routed)
 
 
 class _Recorded:
