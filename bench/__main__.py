@@ -20,6 +20,7 @@ from bench.measure import Row, write
 SUITES = {
     "echo": echo.rows,
     "instant": calls.instant_rows,
+    "gate": calls.gate_rows,
     "provider": calls.provider_rows,
     "processes": processes.rows,
 }

@@ -15,11 +15,14 @@ One = Callable[[int], Awaitable[object]]
 
 
 @asynccontextmanager
-async def _dspex(base_url: str | None, workers: int) -> AsyncIterator[One]:
+async def _dspex(base_url: str | None, workers: int, *, limited: bool = False) -> AsyncIterator[One]:
     import dspex
 
+    # Far above what can be reached: what is measured is the asking.
+    most = 10**9
+    limits = dspex.Limits(most, most, most) if limited else None
     lm = (
-        dspex.LM("bench/instant", engine="bench.instant:AsyncInstant")
+        dspex.LM("bench/instant", engine="bench.instant:AsyncInstant", limits=limits)
         if base_url is None
         else dspex.LM("openai/x", base_url=base_url)
     )
@@ -53,7 +56,8 @@ async def _in_process(base_url: str | None, kind: str) -> AsyncIterator[One]:
 
 
 async def _measure(kind: str, base_url: str | None, workers: int, at_once: int, calls: int) -> float:
-    context = _dspex(base_url, workers) if kind == "dspex" else _in_process(base_url, kind)
+    ours = kind in {"dspex", "limited"}
+    context = _dspex(base_url, workers, limited=kind == "limited") if ours else _in_process(base_url, kind)
     async with context as one:
         if at_once == 1:
             await latency(5, one)
@@ -100,6 +104,25 @@ def instant_rows(rounds: int) -> list[Row]:
             bar = ">= 1.8" if (at_once, workers) == (256, "two") else ""
             name = f"instant LM, {at_once} in flight, {workers} worker{'s' * (workers == 'two')} / acall"
             rows.append(row(name, runs[workers], runs["stock"], "/s", bar))
+    return rows
+
+
+def gate_rows(rounds: int) -> list[Row]:
+    """What limits cost: each call waits for its permit, and each further request asks."""
+    rows = []
+    for at_once in (1, 64):
+        calls = 1000 if at_once == 1 else 8000
+        runs = _side_by_side(
+            rounds,
+            {
+                "limited": partial(_runs, "limited", at_once, calls),
+                "dspex": partial(_runs, "dspex", at_once, calls),
+            },
+        )
+        if at_once == 1:
+            runs = {name: [1 / seconds for seconds in found] for name, found in runs.items()}
+        name = f"instant LM with limits, {at_once} in flight / without"
+        rows.append(row(name, runs["limited"], runs["dspex"], "/s", ">= 0.95"))
     return rows
 
 

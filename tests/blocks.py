@@ -107,10 +107,12 @@ def redirect(provider: str, *, local: bool) -> None:
         stock_init(self, "openai/local" if local and model == "local" else model, **options)
 
     @functools.wraps(stock_spec)
-    def spec(self: LM, api_key: str | None, base_url: str | None, extraction: LMSpec | None = None) -> LMSpec:
+    def spec(
+        self: LM, api_key: str | None, base_url: str | None, extraction: LMSpec | None = None, **gate: Any
+    ) -> LMSpec:
         if not self.is_local and self.engine is None:
             base_url = provider + paths.get(self.model.partition("/")[0], "/v1")
-        return stock_spec(self, api_key, base_url, extraction)
+        return stock_spec(self, api_key, base_url, extraction, **gate)
 
     LM.__init__ = init  # type: ignore[method-assign]
     LM.spec = spec  # type: ignore[method-assign]

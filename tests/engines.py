@@ -17,16 +17,31 @@ from dspex.worker.routing import build_lm
 from tests.provider import Provider
 
 
+class OpenDoor:
+    """Lets every request through, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.requests: list[LMRequest] = []
+
+    async def enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+        return 0
+
+    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+        return 0
+
+    def leave(self, scope: CallScope, spec: LMSpec, ask: int, *, record: LMRequest | None, **_: Any) -> None:
+        if record is not None:
+            self.requests.append(record)
+
+
 class Asked:
     """An LM, and what was recorded of its requests."""
 
-    def __init__(self, lm: Any, scope: CallScope) -> None:
+    def __init__(self, lm: Any, deadline: float | None = None) -> None:
         self.lm = lm
-        self.scope = scope
-
-    @property
-    def requests(self) -> list[LMRequest]:
-        return self.scope.requests
+        door = OpenDoor()
+        self.requests = door.requests
+        self.scope = CallScope(door, deadline=deadline)
 
     async def ask(
         self, adapter: Any = None, question: str = "Where?", signature: str = "question -> answer"
@@ -47,7 +62,7 @@ async def built(
         known["base_url"] = provider.base_url
     lm = build_lm(LMSpec(model=model, **{**known, **spec}), ["tests.engines"])
     try:
-        yield Asked(lm, CallScope(deadline))
+        yield Asked(lm, deadline)
     finally:
         await lm._async_engine_spec.aclose()
         lm._engine_spec.close()

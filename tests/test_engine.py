@@ -14,7 +14,6 @@ import pytest
 
 from dspex.types import LMSpec, Retry, Usage
 from dspex.worker.build import LMs
-from dspex.worker.engine import CallScope
 from tests.engines import Asked, built, eventually
 from tests.provider import (
     Provider,
@@ -239,7 +238,7 @@ async def test_an_lm_that_is_dropped_closes_its_connections(provider: Provider) 
     lms.add(1, LMSpec(model="openai/x", api_key="k", base_url=provider.base_url))
     engine = lms.get(1)[0]._async_engine_spec
     try:
-        await asyncio.gather(*(Asked(lms.get(1)[0], CallScope()).ask() for _ in range(4)))
+        await asyncio.gather(*(Asked(lms.get(1)[0]).ask() for _ in range(4)))
         assert open_connections() > 0
         lms.drop(1)
         assert await eventually(lambda: open_connections() == 0)

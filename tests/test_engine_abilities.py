@@ -15,7 +15,7 @@ from dspex.worker.allowed import is_allowed, load_allowed
 from dspex.worker.engine import CallScope, current
 from dspex.worker.routing import build_lm
 from tests import engines
-from tests.engines import Asked, built
+from tests.engines import Asked, OpenDoor, built
 from tests.provider import Provider, delayed, echo, fault, fields, sequence, text
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +90,7 @@ async def test_calls_at_once_record_their_own_requests(provider: Provider) -> No
     """One call would be charged for another's tokens."""
     provider.reply = lambda _: delayed(0.05, echo())
     async with built(provider) as asked:
-        side_by_side = [Asked(asked.lm, CallScope()) for _ in range(20)]
+        side_by_side = [Asked(asked.lm) for _ in range(20)]
         questions = ["word " * (number + 1) for number in range(20)]
         await asyncio.gather(*(one.ask(question=q) for one, q in zip(side_by_side, questions, strict=True)))
     tokens = [one.requests[0].usage.prompt_tokens for one in side_by_side]
@@ -226,8 +226,8 @@ def test_the_synchronous_engine_retries_and_records_too(provider: Provider) -> N
         model="openai/gpt-4o-mini", base_url=provider.base_url, api_key="k", retry=Retry(attempts=2, wait=0.0)
     )
     lm: Any = build_lm(spec, [])
-    scope = CallScope()
-    token = current.set(scope)
+    door = OpenDoor()
+    token = current.set(CallScope(door))
     with dspy.context(lm=lm):
         assert dspy.Predict("question -> answer")(question="Where?").answer == "Paris"
         with pytest.raises(dspy.LMAuthError):
@@ -236,10 +236,10 @@ def test_the_synchronous_engine_retries_and_records_too(provider: Provider) -> N
         with pytest.raises(dspy.LMConfigurationError, match="closed"):
             dspy.Predict("question -> answer")(question="Where?")
     current.reset(token)
-    assert [(r.status, r.retries) for r in scope.requests] == [
+    assert [(r.status, r.retries) for r in door.requests] == [
         ("ok", 1),
         ("lm_auth", 0),
         ("lm_invalid_request", 0),
     ]
-    assert scope.requests[0].cost
+    assert door.requests[0].cost
     assert len(provider.requests) == 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,8 +160,112 @@ def test_a_reference_is_looked_up_when_it_is_used(monkeypatch: pytest.MonkeyPatc
     assert secrets.fetch("sk-with:colon") == "sk-with:colon"
 
 
-@pytest.mark.parametrize("reference", ["file:/run/secrets/nowhere", "keyring:dspex/nobody"])
-def test_no_reference_is_sent_as_a_key(reference: str) -> None:
-    """The path of a secret would go to a provider as if it were the secret."""
-    with pytest.raises((InvalidOption, LMNotConfigured)):
-        LM("openai/x", api_key=reference).fetch_key()
+# References that take time to look up
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The runtime is asyncio's."""
+    return "asyncio"
+
+
+@pytest.mark.anyio
+async def test_a_file_is_read_again_when_its_key_was_refused(tmp_path: Path) -> None:
+    """A key that is rotated in a mounted file would need a restart."""
+    file, keys = tmp_path / "key", secrets.Keys()
+    file.write_text("one\n")
+    assert await keys.fetch(f"file:{file}") == "one"
+    file.write_text("two")
+    assert await keys.fetch(f"file:{file}") == "one", "read once in a while, not for each call"
+    assert await keys.fetch(f"file:{file}", refused="one") == "two"
+    assert await keys.fetch(f"file:{file}", refused="one") == "two"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_function_is_called_once_for_all_who_need_its_key_at_once(is_async: bool) -> None:
+    """A burst of calls would become a burst of token requests."""
+    calls: list[int] = []
+
+    def token() -> str:
+        time.sleep(0.05)
+        calls.append(1)
+        return f"token-{len(calls)}"
+
+    async def later() -> str:
+        await asyncio.sleep(0.05)
+        calls.append(1)
+        return f"token-{len(calls)}"
+
+    keys, secret = secrets.Keys(), later if is_async else token
+    assert set(await asyncio.gather(*(keys.fetch(secret) for _ in range(20)))) == {"token-1"}
+    assert await keys.fetch(secret, refused="token-1") == "token-2"
+    assert len(calls) == 2
+
+
+@pytest.mark.anyio
+async def test_who_gives_up_waiting_takes_the_key_from_nobody() -> None:
+    """One caller's deadline would fail the others."""
+    going = asyncio.Event()
+
+    async def token() -> str:
+        await going.wait()
+        return "token"
+
+    keys = secrets.Keys()
+    first = asyncio.create_task(keys.fetch(token))
+    second = asyncio.create_task(keys.fetch(token))
+    await asyncio.sleep(0)
+    first.cancel()
+    going.set()
+    assert await second == "token"
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+def _raises() -> str:
+    raise ValueError(KEY)
+
+
+def _gives_nothing() -> str:
+    return ""
+
+
+def _gives_a_number() -> Any:
+    return 5
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        ("file:/run/secrets/nowhere", "/run/secrets/nowhere cannot be read: No such file or directory"),
+        ("file:/", "/ cannot be read: Is a directory"),
+        ("keyring:dspex-tests/nobody", "keyring"),
+        (_raises, "_raises()> raised ValueError"),
+        (_gives_nothing, "_gives_nothing()> gave nothing"),
+        (_gives_a_number, "_gives_a_number()> gave a int"),
+    ],
+)
+async def test_a_key_that_is_not_there_is_said_by_its_place(secret: secrets.Secret, said: str) -> None:
+    """A user would not know which key is missing, or would read it in the message."""
+    with pytest.raises(LMNotConfigured) as caught:
+        await secrets.Keys().fetch(secret)
+    assert said in caught.value.message
+    assert KEY not in f"{caught.value!r} {caught.value.details}"
+    assert caught.value.details["variable"]
+
+
+@pytest.mark.parametrize("secret", ["env:", "file: ", "keyring:service", "keyring:/user", "", 5, b"sk"])
+def test_what_names_no_key_is_refused_at_once(secret: Any) -> None:
+    """The mistake would show at the first call, or as a key that a provider refuses."""
+    with pytest.raises(InvalidOption, match="api_key has to be a key"):
+        LM("openai/x", api_key=secret)
+
+
+def test_an_lm_with_a_function_is_equal_to_itself_only() -> None:
+    """Two customers' token functions would share connections and a key."""
+    one, other = (lambda: "a"), (lambda: "b")
+    assert LM("openai/x", api_key=one) == LM("openai/x", api_key=one)
+    assert LM("openai/x", api_key=one) != LM("openai/x", api_key=other)
+    assert "<lambda>" in repr(LM("openai/x", api_key=one))

@@ -39,6 +39,7 @@ async def _ask(url: str, make: Callable[[str, str], Any]) -> list[Any]:
     import dspy
 
     from dspex.worker.engine import CallScope, current
+    from tests.engines import OpenDoor
 
     typed = dspy.Signature("question, context: list[str] -> answer, count: int, mood: Literal['good', 'bad']")
     given = {"question": "Wo, ä?", "context": ["a", "b"]}
@@ -47,13 +48,13 @@ async def _ask(url: str, make: Callable[[str, str], Any]) -> list[Any]:
         lm = make(model, url)
         for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
             for module in (dspy.Predict("question -> answer"), dspy.ChainOfThought(typed, n=2)):
-                current.set(scope := CallScope())
+                current.set(CallScope(door := OpenDoor()))
                 known = module.predictors()[0].signature.input_fields
                 with dspy.context(lm=lm, adapter=adapter, warn_on_type_mismatch=False):
                     got = await module.acall(**{name: given[name] for name in known})
                 cost = lm.history[-1]["cost"]
-                if scope.requests and all(request.cost is not None for request in scope.requests):
-                    cost = sum(request.cost or 0.0 for request in scope.requests)
+                if door.requests and all(request.cost is not None for request in door.requests):
+                    cost = sum(request.cost or 0.0 for request in door.requests)
                 taken.append([got.toDict(), len(got.completions), cost])
     return taken
 
@@ -92,6 +93,7 @@ def compare_callbacks() -> Any:
 
     from dspex.worker import dspy_compat
     from dspex.worker.engine import CallScope, current
+    from tests.engines import OpenDoor
     from tests.provider import fault
 
     class Ear(dspy.utils.callback.BaseCallback):  # type: ignore[misc]
@@ -107,7 +109,7 @@ def compare_callbacks() -> Any:
             self.heard.append(["end", outputs, type(exception).__name__])
 
     async def listen(make: Callable[[str, str], Any]) -> list[Any]:
-        current.set(CallScope())
+        current.set(CallScope(OpenDoor()))
         ear, everywhere = Ear(), Ear()
         with Provider() as provider:
             lm = make("openai/x", provider.base_url)
@@ -147,11 +149,12 @@ def ask_with_requests() -> Any:
 
     from dspex.worker import dspy_compat
     from dspex.worker.engine import CallScope, current
+    from tests.engines import OpenDoor
 
     dspy_compat.prepare()
 
     async def ask() -> list[Any]:
-        current.set(scope := CallScope())
+        current.set(CallScope(door := OpenDoor()))
         with Provider() as provider:
             lm = _ours("openai/gpt-4o-mini", provider.base_url)
             request = dspy.lm15.Request(model=lm.model, messages=(dspy.lm15.Message.user("Say it."),))
@@ -164,7 +167,7 @@ def ask_with_requests() -> Any:
             return [
                 [[type(a).__name__, getattr(a, "text", str(a))] for a in answers],
                 [r.body["messages"] for r in provider.requests],
-                len(scope.requests),
+                len(door.requests),
             ]
 
     return asyncio.run(ask())

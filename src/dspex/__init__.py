@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from dspex.program.signature import Field, Signature
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import Event, LocalModelProgress
-    from dspex.types import LMRequest, LMSpec, Retry, Usage, command
+    from dspex.types import Limits, LMRequest, LMSpec, Retry, Usage, command
     from dspex.wire.values import Unsendable
 
 # Where each name lives. Nothing is imported before it is used: `import dspex` loads neither asyncio nor
@@ -90,7 +90,7 @@ _HOMES = {
     "dspex.program.signature": "Field Signature",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": "Event LocalModelProgress",
-    "dspex.types": "LMRequest LMSpec Retry Usage command",
+    "dspex.types": "LMRequest LMSpec Limits Retry Usage command",
     "dspex.wire.values": "Unsendable",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -122,6 +122,7 @@ __all__ = [
     "LMTimeout",
     "LMUnavailable",
     "LMUnsupported",
+    "Limits",
     "LocalModelProgress",
     "ModuleNotFound",
     "NotAllowed",

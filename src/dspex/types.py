@@ -25,6 +25,26 @@ class Retry(msgspec.Struct, frozen=True):
     max_wait: float = 30.0
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """How much may be asked of one LM. None is no limit.
+
+    A limit holds once for all workers of a runtime, and for every request that a module makes: retries and
+    the second request after an answer that could not be read included. Calls that have to wait do so in the
+    queue.
+
+    Attributes:
+        requests_per_minute: Requests in any 60 seconds.
+        tokens_per_minute: Tokens in any 60 seconds, sent and generated together. A request counts with an
+            estimate when it is sent, and with what the provider counted once it has answered; one that is
+            larger than the limit is sent alone.
+        in_flight: Requests at the same time.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    in_flight: int | None = None
+
+
 def without_password(url: str) -> str:
     """A URL as it may be shown: what stands before an ``@`` is a user's name and password."""
     scheme, separator, rest = url.partition("://")
@@ -48,6 +68,8 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
             table of models; None asks that table.
         engine: Import path of the operator's own engine (``"package.module:Class"``); None is HTTP.
         retry: How one request is tried again.
+        gate: Number of the gate that its requests pass in the supervisor.
+        limited: Whether each request has to ask at the gate; else it is only told of them.
         params: Further request parameters, as the provider names them.
     """
 
@@ -62,6 +84,8 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     schema: bool | None = None
     engine: str | None = None
     retry: Retry = Retry()
+    gate: int = 0
+    limited: bool = False
     params: dict[str, Any] = {}
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from dspex import checks
 from dspex.errors import InvalidOption
 from dspex.lm import providers, secrets
-from dspex.types import LMSpec, Retry, without_password
+from dspex.types import Limits, LMSpec, Retry, without_password
 
 _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 # What belongs to the connection has parameters of its own; a provider would only refuse these.
@@ -24,7 +24,7 @@ _NOT_PARAMS = frozenset(
             "project",
         ),
         *("extra_headers", "extra_query", "headers", "messages", "model_type", "provider"),
-        *("cache", "fallbacks", "limits", "num_retries"),
+        *("cache", "fallbacks", "num_retries"),
     }
 )
 # The embedded model: greedy, because it is small, and with room, because a cut-off answer cannot be parsed.
@@ -37,8 +37,9 @@ class LM:
 
     Args:
         model: ``"provider/name"``, ``"local"``, or ``"local:/path/to/model.gguf"``.
-        api_key: A key, or a reference to one (``"env:NAME"``). Without it the provider's own variable is
-            read when a call needs it, but never sent to a ``base_url`` of yours.
+        api_key: A key, a reference to one (``"env:NAME"``, ``"file:/path"``, ``"keyring:service/user"``), or
+            a function without parameters, sync or async, that gives a fresh one. Without it the provider's
+            own variable is read when a call needs it, but never sent to a ``base_url`` of yours.
         base_url: Endpoint of a server that speaks the provider's protocol.
         temperature: Sampling temperature; None leaves it to the provider (``local``: 0).
         max_tokens: The most tokens to generate; None leaves it to the provider (``local``: 1,024).
@@ -50,6 +51,7 @@ class LM:
         engine: Import path of an engine of your own (a class whose objects have DSPy's
             ``complete(Request) -> Response``, sync or async), for gateways that speak no known protocol.
         schema: Whether the model enforces a JSON schema; None asks DSPy's table of models.
+        limits: How much may be asked of it, by all workers together; None is no limit.
         retry: How one request is tried again.
         **params: Further request parameters, as the provider names them.
 
@@ -62,7 +64,7 @@ class LM:
         self,
         model: str,
         *,
-        api_key: str | None = None,
+        api_key: secrets.Secret | None = None,
         base_url: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
@@ -71,6 +73,7 @@ class LM:
         extraction_lm: LM | None = None,
         engine: str | None = None,
         schema: bool | None = None,
+        limits: Limits | None = None,
         retry: Retry = Retry(),  # noqa: B008 (it is frozen)
         **params: Any,
     ) -> None:
@@ -102,6 +105,7 @@ class LM:
         self.extraction_lm = extraction_lm
         self.engine = engine
         self.schema = schema
+        self.limits = _checked_limits(limits)
         self.retry = _checked_retry(retry)
         self.params = params
         self._key = self._encoded()
@@ -118,6 +122,8 @@ class LM:
 
     def _encoded(self) -> bytes:
         fields = {name: value for name, value in vars(self).items() if name != "extraction_lm"}
+        if callable(self.api_key):
+            fields["api_key"] = ["function", id(self.api_key)]  # it lives as long as this LM
         second = self.extraction_lm._key if self.extraction_lm else None
         try:
             return msgspec.msgpack.encode((fields, second), order="deterministic")
@@ -135,8 +141,7 @@ class LM:
     def __repr__(self) -> str:
         shown = [repr(self.model)]
         if self.api_key is not None:
-            secret = self.api_key if self.api_key.startswith("env:") else "***"
-            shown.append(f"api_key={secret!r}")
+            shown.append(f"api_key={secrets.shown(self.api_key)}")
         if self.base_url is not None:
             shown.append(f"base_url={without_password(self.base_url)!r}")
         names = ("temperature", "max_tokens", "timeout", "engine")
@@ -146,18 +151,28 @@ class LM:
     def fetch_key(self) -> str | None:
         """The key to send, looked up now; None where none is needed.
 
+        Where looking it up takes time (``secrets.takes_time``), ``secrets.Keys`` does it.
+
         Raises:
             LMNotConfigured: There is none.
         """
-        if self.api_key is not None:
+        if isinstance(self.api_key, str):
             return secrets.fetch(self.api_key)
         if self.is_local or self.base_url is not None or self.engine is not None:
             return None
         provider = providers.find(self.model.partition("/")[0])
         return secrets.from_environment(list(provider.variables)) if provider.variables else None
 
-    def spec(self, api_key: str | None, base_url: str | None, extraction: LMSpec | None = None) -> LMSpec:
-        """What a worker needs, with the key and the endpoint filled in."""
+    def spec(
+        self,
+        api_key: str | None,
+        base_url: str | None,
+        extraction: LMSpec | None = None,
+        *,
+        gate: int = 0,
+        limited: bool = False,
+    ) -> LMSpec:
+        """What a worker needs, with the key, the endpoint and the gate filled in."""
         local = self.is_local
         return LMSpec(
             model="local/model" if local else self.model,
@@ -172,6 +187,8 @@ class LM:
             schema=self.schema,
             engine=self.engine,
             retry=self.retry,
+            gate=gate,
+            limited=limited,
             params=self.params,
         )
 
@@ -194,6 +211,16 @@ def _checked_model(model: object, *, known: bool) -> str:
     if known:
         providers.find(provider)
     return model
+
+
+def _checked_limits(limits: Any) -> Limits | None:
+    if limits is None:
+        return None
+    if not isinstance(limits, Limits):
+        raise checks.refuse("limits", "Limits(...)", limits)
+    for name in limits.__struct_fields__:
+        checks.whole_number(name, getattr(limits, name), 1, optional=True, owner="Limits")
+    return limits
 
 
 def _checked_retry(retry: Any) -> Retry:

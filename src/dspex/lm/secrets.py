@@ -1,41 +1,59 @@
-"""Keys by reference: where they are looked up, and what is said when they are not there."""
+"""Keys by reference: where they are looked up, and what is said when they are not there.
+
+A key itself is held in memory only. ``env:NAME``, ``file:/path``, ``keyring:service/user`` and a function of
+the caller's are looked up in the supervisor, when a call needs the key.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 from dspex.errors import InvalidOption, LMNotConfigured
 
+Secret = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
-def check(reference: object) -> None:
+# Seconds for which a key from a file, a keyring or a function is taken to be the same still.
+_FRESH = 30.0
+_KEPT = 1024
+_KINDS = ("env", "file", "keyring")
+_HOW = "a key, 'env:NAME', 'file:/path', 'keyring:service/user', or a function that gives the key"
+
+
+def check(secret: object) -> None:
     """Refuse what is no key and no reference to one.
 
     Raises:
-        InvalidOption: It is neither text nor None, or a kind of reference that is not known.
+        InvalidOption: It is neither; the message never holds it.
     """
-    if reference is not None and (not isinstance(reference, str) or not reference):
-        raise InvalidOption(
-            f"api_key has to be a key or a reference such as 'env:OPENAI_API_KEY', not "
-            f"{type(reference).__name__}",
-            details={"option": "api_key"},
-        )
-    if isinstance(reference, str) and (reference == "env:" or reference.startswith(("file:", "keyring:"))):
-        raise InvalidOption(
-            "api_key takes a key or 'env:NAME'; other references are not known",
-            details={"option": "api_key"},
-        )
+    if secret is None or callable(secret):
+        return
+    if not isinstance(secret, str) or not secret:
+        raise _refused(f"not {type(secret).__name__}" if not isinstance(secret, str) else "not empty text")
+    kind, colon, name = secret.partition(":")
+    if not colon or kind not in _KINDS:
+        return
+    if not name.strip():
+        raise _refused(f"and {kind!r} names nothing")
+    if kind == "keyring" and not all(name.partition("/")[::2]):
+        raise _refused("and a keyring's entry is named 'keyring:service/user'")
 
 
-def fetch(reference: str) -> str:
-    """The key that a reference names; a key itself comes back as it is.
+def _refused(why: str) -> InvalidOption:
+    return InvalidOption(f"api_key has to be {_HOW}, {why}", details={"option": "api_key"})
 
-    Raises:
-        LMNotConfigured: The variable is not set; ``details["variable"]`` is its name.
-    """
-    kind, _, name = reference.partition(":")
-    if kind != "env":
-        return reference
-    return from_environment([name])
+
+def shown(secret: Secret) -> str:
+    """A secret as it may be shown: a reference as it is, a function by its name, a key never."""
+    if callable(secret):
+        return f"<{getattr(secret, '__qualname__', type(secret).__qualname__)}()>"
+    return repr(secret) if secret.partition(":")[0] in _KINDS and ":" in secret else "'***'"
 
 
 def from_environment(variables: list[str]) -> str:
@@ -51,3 +69,127 @@ def from_environment(variables: list[str]) -> str:
         f"no API key: set {' or '.join(variables)}, or pass LM(api_key=...)",
         details={"variable": variables[0]},
     )
+
+
+def fetch(reference: str) -> str:
+    """The key that ``env:NAME`` names; a key itself comes back as it is.
+
+    Raises:
+        LMNotConfigured: The variable is not set; ``details["variable"]`` is its name.
+    """
+    kind, colon, name = reference.partition(":")
+    return from_environment([name]) if colon and kind == "env" else reference
+
+
+def takes_time(secret: Secret | None) -> bool:
+    """Whether looking it up may take time, which the loop does not have."""
+    return callable(secret) or (isinstance(secret, str) and secret.startswith(("file:", "keyring:")))
+
+
+class Keys:
+    """The keys that one runtime has looked up where that takes time, on its loop.
+
+    A key is looked up again when it is 30 seconds old, and at once when a provider has refused it; so it can
+    change while the runtime is open. Those who need the same one wait for one look.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Secret, tuple[str, float]] = OrderedDict()
+        self._looking: dict[Secret, asyncio.Task[str]] = {}
+
+    async def fetch(self, secret: Secret, *, refused: str | None = None) -> str:
+        """The key that a secret stands for now.
+
+        Args:
+            secret: A reference to a file or a keyring, or a function.
+            refused: A key that a provider has just refused.
+
+        Raises:
+            LMNotConfigured: There is none.
+        """
+        known = self._known.get(secret)
+        if known is not None and known[0] != refused and time.monotonic() - known[1] < _FRESH:
+            return known[0]
+        looking = self._looking.get(secret)
+        if looking is None:
+            looking = self._looking[secret] = asyncio.create_task(self._look_up(secret))
+            looking.add_done_callback(lambda _: self._looking.pop(secret, None))
+        # Not ended with whoever waits: others may wait for it too.
+        return await asyncio.shield(looking)
+
+    async def _look_up(self, secret: Secret) -> str:
+        key = await _look_up(secret)
+        self._known[secret] = (key, time.monotonic())
+        self._known.move_to_end(secret)
+        if len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return key
+
+    def close(self) -> None:
+        """Stop looking."""
+        for looking in self._looking.values():
+            looking.cancel()
+
+
+async def _look_up(secret: Secret) -> str:
+    key: Any
+    if callable(secret):
+        key = await _call(secret)
+    else:
+        kind, _, name = secret.partition(":")
+        key = await asyncio.to_thread(_read_file if kind == "file" else _read_keyring, name)
+    if not isinstance(key, str) or not key:
+        raise LMNotConfigured(
+            f"no API key: {shown(secret)} gave {'nothing' if not key else f'a {type(key).__name__}'}",
+            details={"variable": shown(secret)},
+        )
+    return key
+
+
+async def _call(function: Callable[[], Any]) -> Any:
+    try:
+        if inspect.iscoroutinefunction(function):
+            return await function()
+        key = await asyncio.to_thread(function)
+        return await key if inspect.isawaitable(key) else key
+    except Exception as error:
+        # What it says may hold a token, so only its class is told.
+        raise LMNotConfigured(
+            f"no API key: {shown(function)} raised {type(error).__name__}",
+            details={"variable": shown(function), "type": type(error).__qualname__},
+        ) from error
+
+
+def _read_file(name: str) -> str:
+    try:
+        return Path(name).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise LMNotConfigured(
+            f"no API key: {name} cannot be read: {cause}", details={"variable": f"file:{name}"}
+        ) from None
+
+
+def _read_keyring(name: str) -> str:
+    service, _, user = name.partition("/")
+    try:
+        import keyring
+    except ImportError:
+        raise LMNotConfigured(
+            "keys in a keyring need the extra: pip install 'dspex[keyring]'",
+            details={"variable": f"keyring:{name}"},
+        ) from None
+    try:
+        key: str | None = keyring.get_password(service, user)
+    except Exception as error:
+        raise LMNotConfigured(
+            f"no API key: the keyring cannot be read: {type(error).__name__}",
+            details={"variable": f"keyring:{name}"},
+        ) from error
+    if key is None:
+        raise LMNotConfigured(
+            f"no API key: the keyring has no entry for {user!r} in {service!r}; make it with `keyring set "
+            f"{service} {user}`",
+            details={"variable": f"keyring:{name}"},
+        )
+    return key

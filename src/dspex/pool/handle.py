@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from dspex.lm.gate import Gates
+from dspex.lm.limits import Permit
+from dspex.pool.permits import WorkerPermits
 from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks, limits
@@ -23,10 +26,13 @@ from dspex.wire.messages import (
     DropLM,
     Fault,
     FromWorker,
+    LmAsk,
+    LmDone,
     Ready,
     Result,
     Shutdown,
     UseLM,
+    Watch,
     read_from_worker,
 )
 
@@ -55,6 +61,7 @@ class WorkerHandle:
         *,
         slots: int,
         limit: int,
+        gates: Gates,
         on_ready: Callable[[WorkerHandle], None],
         on_answer: Callable[[WorkerHandle, Work | None, Result | Fault], None],
         on_death: Callable[[WorkerHandle, int | None], None],
@@ -87,6 +94,7 @@ class WorkerHandle:
             limit=limit,
             on_drained=on_drained,
         )
+        self._permits = WorkerPermits(gates, self._channel.send)
         self._loop.add_reader(self._pidfd, self._on_exit)
         forks.guard(self)
 
@@ -109,12 +117,15 @@ class WorkerHandle:
         """Whether it has this program built, as far as known here."""
         return fingerprint in self._warm
 
-    def start(self, work: Work) -> None:
-        """Give it a call."""
+    def start(self, work: Work, permit: Permit | None) -> None:
+        """Give it a call, with the permit for its first LM request if it has an LM."""
         number = self._next
         self._next += 1
         self.in_flight[number] = work
         work.number, work.worker = number, self
+        seat = 0
+        if work.gate is not None and permit is not None:
+            seat = self._permits.give_seat(number, work.gate, permit)
         if work.lm is not None:
             self._introduce(work)
         if work.fingerprint:
@@ -133,6 +144,7 @@ class WorkerHandle:
                 msgspec.Raw(work.program),
                 work.fingerprint,
                 work.lm_number,
+                seat,
             )
         )
 
@@ -143,6 +155,8 @@ class WorkerHandle:
             return
         assert work.lm is not None
         self._channel.send(UseLM(work.lm_number, work.lm))
+        if work.gate is not None and work.gate.watched and not work.gate.limited:
+            self._channel.send(Watch(work.gate.number, on=True))
         self._lms[work.lm_number] = None
         if len(self._lms) > _LMS_KEPT:
             # A drop may overtake a call that has not begun, so an LM in use stays.
@@ -151,6 +165,17 @@ class WorkerHandle:
             if idle is not None:
                 del self._lms[idle]
                 self._channel.send(DropLM(idle))
+
+    def not_started(self, work: Work) -> None:
+        """A call could not be sent after all."""
+        self.in_flight.pop(work.number, None)
+        self._permits.end_call(work.number)
+        work.worker = None
+
+    def watch(self, gate: int, *, on: bool) -> None:
+        """Tell it whether LM requests have to ask at a gate."""
+        if self._state in {"starting", "ready"}:
+            self._channel.send(Watch(gate, on))
 
     def cancel(self, work: Work) -> None:
         """Ask it to stop a call that it runs."""
@@ -177,7 +202,12 @@ class WorkerHandle:
         match message:
             case Result() | Fault():
                 self.done += 1
+                self._permits.end_call(message.id)
                 self._on_answer(self, self.in_flight.pop(message.id, None), message)
+            case LmDone():
+                self._permits.done(message, self.in_flight.get(message.call))
+            case LmAsk():
+                self._permits.asked(message)
             case Ready(protocol=protocol):
                 if protocol != PROTOCOL:
                     self.kill(f"it speaks protocol {protocol} and not {PROTOCOL}")
@@ -212,6 +242,7 @@ class WorkerHandle:
             kill_group(self.pid)  # no zygote has told of its end, so none may have swept its group
         for output in self._outputs:
             output.read_to_end()
+        self._permits.lose(time.monotonic())
         self.dead.set()
         self._on_death(self, status)
 

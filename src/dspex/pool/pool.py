@@ -20,6 +20,7 @@ from dspex.errors import (
     WorkerLost,
     from_wire,
 )
+from dspex.lm.gate import Gate, Gates
 from dspex.pool.handle import WorkerHandle
 from dspex.pool.queue import Queue
 from dspex.pool.scheduler import choose
@@ -45,6 +46,7 @@ class LocalPool:
         options: How it is run.
         settings: What holds for the whole runtime.
         zygote: Where its workers come from.
+        gates: The gates of the runtime's LMs.
     """
 
     def __init__(
@@ -53,10 +55,14 @@ class LocalPool:
         options: PoolOptions,
         settings: Settings,
         zygote: ZygoteClient,
+        gates: Gates,
     ) -> None:
         self.name = name
         self._options = options
         self._max_payload = settings.max_payload
+        self._gates = gates
+        gates.on_room.append(self._on_room)
+        gates.on_watch.append(self._on_watch)
         self._queue = Queue(options.max_queue)
         self._counters: Counter[str] = Counter()
         self._mean_seconds = 0.0
@@ -126,6 +132,8 @@ class LocalPool:
     async def aclose(self) -> None:
         """Fail what waits or runs with ``pool_closed``, and end the workers."""
         self._closed = True
+        self._gates.on_room.remove(self._on_room)
+        self._gates.on_watch.remove(self._on_watch)
         self._changed.set()
         for work in self._queue.drain():
             self._end(work, PoolClosed(f"the pool {self.name!r} was closed"))
@@ -149,8 +157,8 @@ class LocalPool:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
             raise _again(self._supervisor.unhealthy)
-        worker = None if len(self._queue) else choose(self._supervisor.workers.values(), work)
-        if worker is None and self._queue.full:
+        begins = not self._queue.has_line(work) and self._has_free_worker() and self._take_seat(work)
+        if not begins and self._queue.full:
             raise PoolSaturated(
                 f"{len(self._queue)} calls wait already in the pool {self.name!r}; try again later, or raise "
                 "PoolOptions(max_queue=...) or workers",
@@ -158,10 +166,10 @@ class LocalPool:
                 retry_after=self._retry_after(),
             )
         self._arm(work)
-        if worker is None:
-            self._queue.append(work)
+        if begins:
+            self._start(work)
         else:
-            self._start(worker, work)
+            self._queue.append(work)
 
     def _arm(self, work: Work) -> None:
         """Set the timer for the nearer of the deadline and the longest wait for a first worker."""
@@ -202,26 +210,43 @@ class LocalPool:
         if work.worker is not None:
             work.worker.kill(reason)
 
-    def _start(self, worker: WorkerHandle, work: Work) -> None:
+    def _has_free_worker(self) -> bool:
+        return any(worker.free for worker in self._supervisor.workers.values())
+
+    def _take_seat(self, work: Work) -> bool:
+        """Whether the call's first LM request may be sent; if so, the call has the permit."""
+        if work.gate is not None:
+            work.seat = work.gate.seat(len(work.args))
+            return work.seat is not None
+        return True
+
+    def _start(self, work: Work) -> None:
+        """Give a call that has its seat to a worker, of which one is free."""
+        worker = choose(self._supervisor.workers.values(), work)
+        seat, work.seat = work.seat, None
+        assert worker is not None
         try:
-            worker.start(work)
+            worker.start(work, seat)
         except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
-            worker.in_flight.pop(work.number, None)
-            work.worker = None
+            worker.not_started(work)
             refused = InvalidInput(f"the call cannot be sent: {type(error).__name__}: {error}")
             self._end(work, error if isinstance(error, DspexError) else refused)
 
     def _pump(self) -> None:
         """Give waiting calls to workers while there are both."""
-        while len(self._queue):
-            work = self._queue.pop()
+        while len(self._queue) and self._has_free_worker():
+            work = self._queue.pop(self._take_seat)
             if work is None:
                 return
-            worker = choose(self._supervisor.workers.values(), work)
-            if worker is None:
-                self._queue.put_back(work)
-                return
-            self._start(worker, work)
+            self._start(work)
+
+    def _on_room(self) -> None:
+        if len(self._queue):
+            self._pump()
+
+    def _on_watch(self, gate: Gate, watched: bool) -> None:
+        for worker in self._supervisor.workers.values():
+            worker.watch(gate.number, on=watched)
 
     # The ends of a call
 
@@ -236,6 +261,8 @@ class LocalPool:
             work.future.set_result(outcome)
         else:
             self._counters[outcome.code] += 1
+            if work.requests:  # what a failed call has cost all the same
+                outcome.details.setdefault("requests", msgspec.to_builtins(work.requests))
             work.future.set_exception(outcome)
 
     def _abandon(self, work: Work) -> None:
@@ -260,13 +287,11 @@ class LocalPool:
             queued = (work.started or work.admitted) - work.admitted
             self._end(
                 work,
-                Done(answer.value, answer.requests, worker.number, work.attempts, queued, answer.seconds),
+                Done(answer.value, work.requests, worker.number, work.attempts, queued, answer.seconds),
             )
             self._mean_seconds += _NEWEST * (answer.seconds - self._mean_seconds)
         else:
             error = from_wire(answer.error)
-            if answer.requests:  # what a failed call has cost all the same
-                error.details.setdefault("requests", msgspec.to_builtins(answer.requests))
             if isinstance(error, PythonTimeout) or work.overdue:
                 error = work.timed_out(killed=False)
             self._end(work, error)
@@ -285,6 +310,7 @@ class LocalPool:
             forkling,
             slots=self._options.slots,
             limit=self._max_payload + ENVELOPE,
+            gates=self._gates,
             on_ready=self._supervisor.ready,
             on_answer=self._on_answer,
             on_death=self._on_death,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dspex.errors import PythonTimeout
+from dspex.lm.gate import Gate
+from dspex.lm.limits import Permit
 from dspex.types import LMRequest, LMSpec
 
 if TYPE_CHECKING:
@@ -22,8 +24,7 @@ class Done:
 
     Attributes:
         value: The result, still encoded.
-        requests: The LM requests that the worker made for it; those of workers that were lost are not
-            known.
+        requests: The LM requests that were made for it, those of workers that were lost included.
         worker: Number of the worker that answered.
         attempts: How many workers it was given to.
         queued: Seconds that it waited for a slot.
@@ -50,10 +51,13 @@ class Work:
         fingerprint: What workers keep that program by.
         lm_number: The LM's number in this runtime; 0 is none.
         lm: The LM itself, for workers that have not heard of it.
+        gate: The gate of that LM; None without one.
         repeatable: Whether it may run again when its worker was lost in the middle.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns: How many of these were lost for reasons that may lie in this call.
+        seat: The permit for its first LM request, from the moment it may begin until a worker has it.
+        requests: The LM requests that it has made.
         worker: The worker that runs it; None while it waits.
         number: Its number on that worker's channel.
         abandoned: Its caller went away; only its slot is still of interest.
@@ -67,16 +71,24 @@ class Work:
     fingerprint: bytes = b""
     lm_number: int = 0
     lm: LMSpec | None = None
+    gate: Gate | None = None
     repeatable: bool = False
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     attempts: int = 0
     reruns: int = 0
+    seat: Permit | None = None
+    requests: list[LMRequest] = field(default_factory=list)
     worker: WorkerHandle | None = None
     number: int = 0
     abandoned: bool = False
     timer: asyncio.TimerHandle | None = None
+
+    @property
+    def lane(self) -> int:
+        """Which line it waits in: one for each gate, 0 for calls without one."""
+        return self.gate.number if self.gate is not None else 0
 
     @property
     def overdue(self) -> bool:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
-from dspex.errors import DspexError, InvalidOption, PythonError, PythonTimeout
+from dspex.errors import DspexError, InvalidOption, LMAuth, PythonError, PythonTimeout
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
 from dspex.program import catalogue, prompt, signature
 from dspex.program.fingerprint import fingerprint
 from dspex.program.spec import ProgramSpec, make
-from dspex.runtime.models import Models
+from dspex.runtime.models import Models, Resolved
 from dspex.types import LMRequest, Usage
 from dspex.wire.values import Encoded, WireError, decode, encode
 
+_log = logging.getLogger("dspex.runtime")
 #: The signature of a call that names none.
 DEFAULT_SIGNATURE = "prompt -> response"
 _PROGRAMS_KEPT = 1024
@@ -177,24 +179,40 @@ async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
     """
-    question = prepared.question
+    question, repeatable = prepared.question, catalogue.find(prepared.module).repeatable
     try:
-        number, lm = await _in_time(models, question, prepared.started)
-        return await pool.execute(
-            Work(
-                "execute_module",
-                prepared.inputs.data,
-                question.deadline,
-                prepared.program,
-                prepared.fingerprint,
-                number,
-                lm,
-                catalogue.find(prepared.module).repeatable,
-                admitted=prepared.started,
-            )
-        )
+        lm = await _in_time(models, question, prepared.started)
+        try:
+            return await pool.execute(_work(prepared, lm, repeatable=repeatable))
+        except LMAuth as refusal:
+            # A key that a function or a file gives may have been renewed there meanwhile.
+            newer = await _in_time(models, question, prepared.started, refused=lm.spec.api_key)
+            if newer == lm or not repeatable:
+                raise
+            _log.info("the key of %s was refused and has changed since: asking again", lm.spec.model)
+            done = await pool.execute(_work(prepared, newer, repeatable=repeatable))
+            return replace(done, requests=[*_requests_of(refusal), *done.requests])
     except DspexError as error:
         raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
+
+
+def _work(prepared: Prepared, lm: Resolved, *, repeatable: bool) -> Work:
+    return Work(
+        "execute_module",
+        prepared.inputs.data,
+        prepared.question.deadline,
+        prepared.program,
+        prepared.fingerprint,
+        lm.number,
+        lm.spec,
+        lm.gate,
+        repeatable,
+        admitted=prepared.started,
+    )
+
+
+def _requests_of(error: DspexError) -> list[LMRequest]:
+    return msgspec.convert(error.details.get("requests", []), list[LMRequest])
 
 
 def read(prepared: Prepared, done: Done) -> Answer:
@@ -222,17 +240,19 @@ def read_value(data: msgspec.Raw, types: Mapping[str, type], request_id: str) ->
         ) from error
 
 
-async def _in_time(models: Models, question: Question, started: float) -> tuple[int, Any]:
-    """The call's LM; the embedded one may have to start, within the call's deadline."""
+async def _in_time(
+    models: Models, question: Question, started: float, *, refused: str | None = None
+) -> Resolved:
+    """The call's LM; the embedded one may have to start, a key to be fetched, within the call's deadline."""
     if question.deadline is None or not models.may_wait(question.lm):
-        return await models.resolve(question.lm)
+        return await models.resolve(question.lm, refused=refused)
     try:
         async with asyncio.timeout(question.deadline - time.monotonic()):
-            return await models.resolve(question.lm)
+            return await models.resolve(question.lm, refused=refused)
     except TimeoutError:
         elapsed = time.monotonic() - started
         raise PythonTimeout(
-            f"the local model was not ready within the call's {elapsed:.3g} s; its first start takes longer, "
-            "so raise timeout=... or open the runtime with lm='local'",
+            f"the LM was not ready within the call's {elapsed:.3g} s: the first start of the local model takes"
+            " longer (open the runtime with lm='local'), and so may a key that a function gives",
             details={"phase": "queued", "elapsed": round(elapsed, 3), "killed": False},
         ) from None

@@ -57,7 +57,7 @@ class Core:
         """
         for name, options in self._options.items():
             zygote = self._zygote(options)
-            pool = self._pools[name] = LocalPool(name, options, self.settings, zygote)
+            pool = self._pools[name] = LocalPool(name, options, self.settings, zygote, self.models.gates)
             pool.start()
         self._warming = asyncio.create_task(self._warm_up())
         if wait:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from dspex.errors import InvalidOption, LMNotConfigured
+from dspex.lm import secrets
+from dspex.lm.gate import Gate, Gates
 from dspex.lm.local import LocalModel
 from dspex.lm.profile import LM
+from dspex.lm.secrets import Keys
 from dspex.lm.weights import Progress
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import LocalModelProgress
@@ -17,6 +21,21 @@ from dspex.types import LMSpec
 _RESOLVED_KEPT = 1024
 # Requests that the embedded model answers side by side; each costs 4,096 tokens of memory.
 _LOCAL_SLOTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An LM that a call can be sent with.
+
+    Attributes:
+        number: Its number in this runtime; another key makes another number.
+        spec: The LM as a worker needs it.
+        gate: Where its requests ask.
+    """
+
+    number: int
+    spec: LMSpec
+    gate: Gate
 
 
 class Models:
@@ -37,9 +56,11 @@ class Models:
         self._default = None if default is None else self.find(default)
         self._local_model = local_model
         self._bus = bus
+        self.gates = Gates()
         self._locals: dict[str | None, LocalModel] = {}
-        self._numbers: OrderedDict[tuple[LM, str | None, str | None], tuple[int, LMSpec]] = OrderedDict()
+        self._numbers: OrderedDict[tuple[LM, str | None, str | None], Resolved] = OrderedDict()
         self._next = 1
+        self._keys = Keys()
 
     def find(self, lm: LM | str | None) -> LM:
         """The LM that a caller means: an ``LM``, a profile's name, a model's name, or None for the default.
@@ -66,32 +87,57 @@ class Models:
             )
         return as_lm(lm)
 
-    def may_wait(self, lm: LM | str | None) -> bool:
-        """Whether ``resolve`` may take time: the embedded model may have to start."""
-        profile = self.find(lm)
-        return profile.is_local or (profile.extraction_lm is not None and profile.extraction_lm.is_local)
+    def configure(self, name: str | None, lm: LM) -> None:
+        """Have a profile, or the default, be this LM from now on; calls that run keep theirs.
 
-    async def resolve(self, lm: LM | str | None) -> tuple[int, LMSpec]:
-        """The LM as a worker needs it, and its number in this runtime.
+        Args:
+            name: The profile's name; None is the default.
+            lm: The LM.
+        """
+        if name is None:
+            self._default = lm
+        else:
+            self._named[name] = lm
+
+    def may_wait(self, lm: LM | str | None) -> bool:
+        """Whether ``resolve`` may take time: the embedded model may have to start, a key to be fetched."""
+        profile = self.find(lm)
+        both = (profile, profile.extraction_lm or profile)
+        return any(one.is_local or secrets.takes_time(one.api_key) for one in both)
+
+    async def resolve(self, lm: LM | str | None, *, refused: str | None = None) -> Resolved:
+        """The LM as a worker needs it.
+
+        Args:
+            lm: What the caller named.
+            refused: A key that a provider has just refused; one that can be fetched again is.
 
         Raises:
             LMNotConfigured: Its key, or what the embedded model needs, is not there.
             LMUnavailable: The embedded model does not start.
         """
         profile = self.find(lm)
-        second = (await self.resolve(profile.extraction_lm))[1] if profile.extraction_lm else None
+        second = None
+        if profile.extraction_lm is not None:
+            second = (await self.resolve(profile.extraction_lm, refused=refused)).spec
         if profile.is_local:
             endpoint = await self._local(profile).endpoint()
             return self._numbered(profile, endpoint.api_key, endpoint.base_url, second)
-        return self._numbered(profile, profile.fetch_key(), profile.base_url, second)
+        if profile.api_key is not None and secrets.takes_time(profile.api_key):
+            key: str | None = await self._keys.fetch(profile.api_key, refused=refused)
+        else:
+            key = profile.fetch_key()
+        return self._numbered(profile, key, profile.base_url, second)
 
     def _numbered(
         self, profile: LM, key: str | None, base_url: str | None, second: LMSpec | None
-    ) -> tuple[int, LMSpec]:
+    ) -> Resolved:
         """What this profile resolved to before, or a new number: another key is another LM."""
         known = self._numbers.get((profile, key, base_url))
-        if known is None or known[1].extraction != second:
-            known = (self._next, profile.spec(key, base_url, second))
+        if known is None or known.spec.extraction != second:
+            gate = self.gates.of(profile)
+            spec = profile.spec(key, base_url, second, gate=gate.number, limited=gate.limited)
+            known = Resolved(self._next, spec, gate)
             self._next += 1
             self._numbers[profile, key, base_url] = known
             if len(self._numbers) > _RESOLVED_KEPT:
@@ -118,7 +164,8 @@ class Models:
         self._bus.emit(LocalModelProgress(step=progress.step, done=progress.done, total=progress.total))
 
     async def aclose(self) -> None:
-        """Stop the embedded models."""
+        """Stop the embedded models, and looking for keys."""
+        self._keys.close()
         for model in self._locals.values():
             await model.aclose()
 

@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 1
+PROTOCOL = 2
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -38,6 +38,7 @@ class Call(Message, frozen=True, tag="call"):
         program: The encoded ``ProgramSpec``, for commands that run one.
         fingerprint: What the worker keeps a built program by; empty without a program.
         lm: Number of an LM that ``UseLM`` sent on this channel; 0 is none.
+        seat: Number of the gate where its first LM request need not ask: it has its permit; 0 for none.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Call(Message, frozen=True, tag="call"):
     program: msgspec.Raw = NOTHING
     fingerprint: bytes = b""
     lm: int = 0
+    seat: int = 0
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -66,6 +68,24 @@ class DropLM(Message, frozen=True, tag="drop_lm"):
     """No further call will name this LM."""
 
     number: int
+
+
+class LmGo(Message, frozen=True, tag="lm_go"):
+    """An LM request that has asked may be sent."""
+
+    ask: int
+
+
+class Watch(Message, frozen=True, tag="watch"):
+    """Whether LM requests have to ask at the gate of a profile without limits, from now on.
+
+    Attributes:
+        gate: The gate's number.
+        on: Whether they have to.
+    """
+
+    gate: int
+    on: bool
 
 
 class Shutdown(Message, frozen=True, tag="shutdown"):
@@ -91,13 +111,11 @@ class Result(Message, frozen=True, tag="result"):
     Attributes:
         id: The call's number.
         value: What it returned, encoded as a value.
-        requests: The LM requests that it made.
         seconds: How long it ran.
     """
 
     id: int
     value: msgspec.Raw
-    requests: list[LMRequest] = []
     seconds: float = 0.0
 
 
@@ -107,14 +125,50 @@ class Fault(Message, frozen=True, tag="fault"):
     Attributes:
         id: The call's number.
         error: What ``DspexError.to_wire()`` gives.
-        requests: The LM requests that it made before.
         seconds: How long it ran.
     """
 
     id: int
     error: dict[str, Any]
-    requests: list[LMRequest] = []
     seconds: float = 0.0
+
+
+class LmAsk(Message, frozen=True, tag="lm_ask"):
+    """May a request be sent to an LM? ``LmGo`` answers, when it may.
+
+    Attributes:
+        call: Number of the call that makes it.
+        ask: The worker's own number for it.
+        gate: Number of the LM's gate.
+        tokens: About how many tokens are sent.
+    """
+
+    call: int
+    ask: int
+    gate: int
+    tokens: int
+
+
+class LmDone(Message, frozen=True, tag="lm_done"):
+    """What became of one attempt of an LM request.
+
+    Attributes:
+        call: Number of the call that made it.
+        ask: The number it asked with; 0 if it did not have to, -1 if it used its call's seat.
+        gate: Number of the LM's gate.
+        sent: When it was sent, on the machine's monotonic clock in seconds; None if it never was.
+        status: ``"ok"``, or the code of the error.
+        retry_after: Seconds that the provider wants to be left alone.
+        record: The whole request, all its attempts together, when there will be no other one.
+    """
+
+    call: int
+    ask: int
+    gate: int
+    sent: float | None
+    status: str
+    retry_after: float | None = None
+    record: LMRequest | None = None
 
 
 # Supervisor ⇄ zygote
@@ -204,8 +258,8 @@ class Exited(Message, frozen=True, tag="exited"):
     status: int | None
 
 
-ToWorker = Call | Cancel | UseLM | DropLM | Shutdown
-FromWorker = Ready | Result | Fault
+ToWorker = Call | Cancel | UseLM | DropLM | LmGo | Watch | Shutdown
+FromWorker = Ready | Result | Fault | LmAsk | LmDone
 ToZygote = Boot | Fork
 FromZygote = Booted | BootFailed | Forked | Exited
 

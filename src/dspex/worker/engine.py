@@ -12,8 +12,8 @@ import inspect
 import random
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from dspy.clients.costs import estimate_cost
 from dspy.clients.errors import wrap_error
@@ -33,24 +33,136 @@ from dspex.worker.threads import in_thread
 _RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
 
 
+class Door(Protocol):
+    """The way of a call's LM requests to the supervisor, which counts them and may make them wait."""
+
+    async def enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+        """Wait until a request may be sent; gives what ``leave`` is told."""
+
+    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+        """``enter`` for a thread that is not the loop's."""
+
+    def leave(
+        self,
+        scope: CallScope,
+        spec: LMSpec,
+        ask: int,
+        *,
+        sent: float | None,
+        status: str,
+        retry_after: float | None,
+        record: LMRequest | None,
+    ) -> None:
+        """Tell what became of an attempt; from any thread."""
+
+
 @dataclass(slots=True)
 class CallScope:
     """What the running call knows of itself, wherever in the program a request is made.
 
     Attributes:
-        deadline: Monotonic second at which the call ends; None never.
-        requests: The LM requests it has made.
+        door: The way of its LM requests.
+        call: Its number.
+        deadline: Monotonic second at which it ends; None never.
+        seat: Number of the gate where its first request has its permit already; 0 for none.
     """
 
+    door: Door
+    call: int = 0
     deadline: float | None = None
-    requests: list[LMRequest] = field(default_factory=list)
+    seat: int = 0
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
 
 
-class _Recorded:
-    """What the sync and the async engine share: waits, prices, records."""
+class _Attempts:
+    """One LM request, from its first attempt to its last.
+
+    Args:
+        engine: The engine that makes it.
+        request: What is asked.
+    """
+
+    __slots__ = ("_engine", "_request", "_retries", "_started", "scope")
+
+    def __init__(self, engine: _Engine, request: Any) -> None:
+        self.scope = current.get()
+        self._engine = engine
+        self._request = request
+        self._retries = 0
+        self._started = time.monotonic()
+
+    def after(self, ask: int, sent: float, outcome: Any) -> float | None:
+        """Settle an attempt.
+
+        Args:
+            ask: What entering the door gave.
+            sent: Monotonic second at which it was sent.
+            outcome: The response, or what was raised.
+
+        Returns:
+            Seconds until the next attempt; None when the request has its response.
+
+        Raises:
+            BaseException: The outcome, when there will be no other attempt.
+        """
+        failed = isinstance(outcome, BaseException)
+        status = _status(outcome, self._engine.spec.model) if failed else "ok"
+        retry_after = getattr(outcome, "retry_after", None)
+        pause = self._pause(outcome) if isinstance(outcome, LM15Error) else None
+        record = None if pause is not None else self._record(outcome, status)
+        self._leave(ask, sent, status, retry_after, record)
+        if pause is not None:
+            self._retries += 1
+        elif failed:
+            raise outcome
+        return pause
+
+    def given_up(self, error: BaseException) -> None:
+        """Record the request when it ends while it waits for its next attempt."""
+        if self._retries:
+            status = _status(error, self._engine.spec.model)
+            self._leave(0, None, status, None, self._record(error, status))
+
+    def _leave(
+        self, ask: int, sent: float | None, status: str, retry_after: float | None, record: LMRequest | None
+    ) -> None:
+        self.scope.door.leave(
+            self.scope,
+            self._engine.spec,
+            ask,
+            sent=sent,
+            status=status,
+            retry_after=retry_after,
+            record=record,
+        )
+
+    def _pause(self, error: LM15Error) -> float | None:
+        """Seconds to wait before the next attempt; None when there is none, or no time for it."""
+        retry = self._engine.spec.retry
+        if self._retries + 1 >= retry.attempts or not isinstance(error, _RETRYABLE):
+            return None
+        if error.retry_after is not None:
+            pause = error.retry_after
+        else:
+            pause = min(retry.wait * 2**self._retries, retry.max_wait) * random.uniform(0.5, 1.0)
+        deadline = self.scope.deadline
+        return pause if deadline is None or time.monotonic() + pause < deadline else None
+
+    def _record(self, outcome: Any, status: str) -> LMRequest:
+        seconds = time.monotonic() - self._started
+        wanted = self._engine.spec.model
+        if isinstance(outcome, BaseException):
+            return LMRequest(wanted, Usage(), seconds, status, self._retries)
+        usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)
+        cost = self._engine.price(outcome, self._request)
+        model = outcome.model or wanted
+        return LMRequest(model, usage, seconds, status, self._retries, cost, outcome.finish_reason)
+
+
+class _Engine:
+    """What the sync and the async engine share."""
 
     supports_function_calling: bool
     supports_reasoning: bool
@@ -58,38 +170,15 @@ class _Recorded:
     supported_params: frozenset[str]
 
     def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
-        self._spec = spec
+        self.spec = spec
         self._provider = provider
         self._engine = engine
 
-    def _pause(self, error: LM15Error, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt; None when there is none, or no time for it."""
-        retry = self._spec.retry
-        if attempt + 1 >= retry.attempts or not isinstance(error, _RETRYABLE):
-            return None
-        if error.retry_after is not None:
-            pause = error.retry_after
-        else:
-            pause = min(retry.wait * 2**attempt, retry.max_wait) * random.uniform(0.5, 1.0)
-        deadline = current.get().deadline
-        return pause if deadline is None or time.monotonic() + pause < deadline else None
-
-    def _record(self, started: float, attempt: int, request: Any, outcome: Any) -> None:
-        failed = isinstance(outcome, BaseException)
-        if not failed:
-            usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)
-            cost, model, status = self._price(outcome, request), outcome.model or self._spec.model, "ok"
-            finish = outcome.finish_reason
-        else:
-            usage, cost, model, finish = Usage(), None, self._spec.model, None
-            status = _status(outcome, self._spec.model)
-        seconds = time.monotonic() - started
-        current.get().requests.append(LMRequest(model, usage, seconds, status, attempt, cost, finish))
-
-    def _price(self, response: Any, request: Any) -> float | None:
+    def price(self, response: Any, request: Any) -> float | None:
+        """US dollars by DSPy's price map; None when the price is unknown."""
         if self._provider is None or self._provider == "local":
             return None
-        wanted = self._spec.model.partition("/")[2]
+        wanted = self.spec.model.partition("/")[2]
         cost, _why = estimate_cost(response, provider=self._provider, requested_model=wanted, request=request)
         return None if cost is None else float(cost)
 
@@ -103,28 +192,28 @@ def _status(error: BaseException, model: str) -> str:
     return type(error).__name__
 
 
-class Counted(_Recorded):
+class Counted(_Engine):
     """One LM's synchronous engine."""
 
     def complete(self, request: Any) -> Any:
         """Send the request, again if it failed in a way that may pass, and record it."""
-        started, attempt = time.monotonic(), 0
+        attempts = _Attempts(self, request)
+        scope = attempts.scope
         while True:
             try:
-                response = self._engine.complete(request)
-            except LM15Error as error:
-                pause = self._pause(error, attempt)
-                if pause is None:
-                    self._record(started, attempt, request, error)
-                    raise
-                time.sleep(pause)
-                attempt += 1
+                ask = scope.door.enter_from_thread(scope, self.spec, request)
             except BaseException as error:
-                self._record(started, attempt, request, error)
+                attempts.given_up(error)
                 raise
-            else:
-                self._record(started, attempt, request, response)
-                return response
+            sent = time.monotonic()
+            try:
+                outcome = self._engine.complete(request)
+            except BaseException as error:  # noqa: BLE001 (raised again by `after`)
+                outcome = error
+            pause = attempts.after(ask, sent, outcome)
+            if pause is None:
+                return outcome
+            time.sleep(pause)
 
     def close(self) -> None:
         """Close the connections."""
@@ -132,7 +221,7 @@ class Counted(_Recorded):
             self._engine.close()
 
 
-class CountedAsync(_Recorded):
+class CountedAsync(_Engine):
     """One LM's asynchronous engine, on the worker's loop."""
 
     def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
@@ -141,35 +230,37 @@ class CountedAsync(_Recorded):
 
     async def complete(self, request: Any) -> Any:
         """Send the request, again if it failed in a way that may pass, and record it."""
-        started, attempt = time.monotonic(), 0
+        attempts = _Attempts(self, request)
+        scope = attempts.scope
+        pause: float | None = 0.0
         while True:
             try:
-                response = await self._once(request)
-            except LM15Error as error:
-                pause = self._pause(error, attempt)
-                if pause is None:
-                    self._record(started, attempt, request, error)
-                    raise
-                await asyncio.sleep(pause)
-                attempt += 1
+                if pause:
+                    await asyncio.sleep(pause)
+                ask = await scope.door.enter(scope, self.spec, request)
             except BaseException as error:
-                self._record(started, attempt, request, error)
+                attempts.given_up(error)
                 raise
-            else:
-                self._record(started, attempt, request, response)
-                return response
+            sent = time.monotonic()
+            try:
+                outcome = await self._once(request)
+            except BaseException as error:  # noqa: BLE001 (raised again by `after`)
+                outcome = error
+            pause = attempts.after(ask, sent, outcome)
+            if pause is None:
+                return outcome
 
     async def _once(self, request: Any) -> Any:
-        if self._spec.timeout is None:
+        if self.spec.timeout is None:
             return await self._ask(request)
         try:
-            async with asyncio.timeout(self._spec.timeout):
+            async with asyncio.timeout(self.spec.timeout):
                 return await self._ask(request)
         except TimeoutError as error:
             if isinstance(error, LM15Error):  # the provider's own, a subclass of both
                 raise
             raise RequestTimeout(
-                f"no answer within the profile's timeout of {self._spec.timeout:g} s"
+                f"no answer within the profile's timeout of {self.spec.timeout:g} s"
             ) from error
 
     async def _ask(self, request: Any) -> Any:

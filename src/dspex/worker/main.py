@@ -27,17 +27,20 @@ from dspex.wire.messages import (
     Cancel,
     DropLM,
     Fault,
+    LmGo,
     Ready,
     Result,
     Shutdown,
     ToWorker,
     UseLM,
+    Watch,
     WorkerOptions,
     read_by_worker,
 )
 from dspex.worker import faults
 from dspex.worker.build import LMs, Programs
 from dspex.worker.commands import Commands
+from dspex.worker.door import WorkerDoor
 from dspex.worker.engine import CallScope, current
 
 _log = logging.getLogger("dspex.worker")
@@ -83,6 +86,7 @@ class Worker:
             on_close=self._on_close,
             limit=options.max_payload + ENVELOPE,
         )
+        self._door = WorkerDoor(self._channel.send)
         # A program that forks must not share the channel with its children.
         forks.guard(self._channel)
 
@@ -106,6 +110,10 @@ class Worker:
                 self._start(message)
             case Cancel(id=number):
                 self._stop(number, Cancelled("the caller went away"))
+            case LmGo(ask=ask):
+                self._door.go(ask)
+            case Watch(gate=gate, on=on):
+                self._door.watch(gate, on=on)
             case UseLM(number=number, spec=spec):
                 self.lms.add(number, spec)
             case DropLM(number=number):
@@ -142,8 +150,7 @@ class Worker:
             running.task.cancel()
 
     async def _run(self, call: Call, running: Running) -> None:
-        scope = CallScope(call.deadline)
-        current.set(scope)
+        current.set(CallScope(self._door, call.id, call.deadline, call.seat))
         started = time.monotonic()
         error: DspexError | None = None
         data = b""
@@ -164,9 +171,9 @@ class Worker:
         if error is None and len(data) > self._limit:
             error = _too_large(len(data), self._limit)
         if error is None:
-            self._channel.send(Result(call.id, _raw(data), scope.requests, seconds))
+            self._channel.send(Result(call.id, _raw(data), seconds))
         else:
-            self._send_fault(Fault(call.id, error.to_wire(), scope.requests, seconds))
+            self._send_fault(Fault(call.id, error.to_wire(), seconds))
 
     def _send_fault(self, fault: Fault) -> None:
         try:
@@ -174,7 +181,7 @@ class Worker:
         except Exception:  # noqa: BLE001 (whatever the user's code put into it)
             # Its details cannot travel; the failure itself has to.
             bare = {"code": fault.error["code"], "message": ascii(fault.error["message"])[:2000]}
-            self._channel.send(Fault(fault.id, bare, fault.requests, fault.seconds))
+            self._channel.send(Fault(fault.id, bare, fault.seconds))
 
 
 def _raw(data: bytes) -> Any:

@@ -1,0 +1,293 @@
+"""The gate that every LM request of a profile passes, wherever it is made.
+
+A call that may not make its first request yet waits in the queue of its pool, without a slot: it gets a
+permit together with its slot. Further requests of a running call ask, and go before calls that have not
+begun. When the provider says that it is asked too much (429), the gate waits as long as it says and lets
+fewer requests be under way at once, until it answers again; that holds for profiles without limits, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+
+from dspex.lm.limits import Minute, Permit
+from dspex.lm.profile import LM
+from dspex.types import Limits
+
+_GATES_KEPT = 1024
+# How much the number of requests under way may grow with each answer after a 429, until it is as before.
+_GROWTH = 0.2
+# Seconds of silence after the first 429 that does not say how long, and the most that they double to.
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 30.0
+# Tokens that an answer is expected to have before one has come.
+_FIRST_GUESS = 256
+_NEWEST = 0.1
+#: What a call gets whose profile does not have to ask; it counts for nothing.
+FREE = Permit(0)
+
+
+class Ask:
+    """A running call's request that waits for a permit."""
+
+    __slots__ = ("grant", "tokens")
+
+    def __init__(self, tokens: int, grant: Callable[[Permit], None]) -> None:
+        self.tokens = tokens
+        self.grant = grant
+
+
+class Gate:
+    """One profile's gate, on the runtime's loop.
+
+    Args:
+        number: Its number in the runtime.
+        limits: What the profile allows.
+        max_tokens: The longest answer that the profile allows; None is not said.
+        on_room: Called when a call that waits might begin.
+        on_watch: Called with whether requests have to ask, when that changes for a profile without limits.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        limits: Limits | None,
+        max_tokens: int | None,
+        on_room: Callable[[], None],
+        on_watch: Callable[[Gate, bool], None],
+    ) -> None:
+        self.number = number
+        self.limits = limits or Limits()
+        self.limited = self.limits != Limits()
+        self._max_tokens = max_tokens
+        self._on_room = on_room
+        self._on_watch = on_watch
+        self._minute = Minute(self.limits)
+        self._asks: deque[Ask] = deque()
+        self._in_flight = 0
+        self._unwatched = 0  # calls that run without a permit
+        self._most = math.inf if self.limits.in_flight is None else float(self.limits.in_flight)
+        self._window = math.inf  # requests under way that a busy provider is trusted with
+        self._peak = 0
+        self._cut = 0.0
+        self._refusals = 0
+        self._paused_until = 0.0
+        self._mean_prompt = 0.0
+        self._mean_answer = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether requests have to ask: there are limits, or the provider was asked too much."""
+        return self.limited or self._window < math.inf
+
+    @property
+    def idle(self) -> bool:
+        """Whether forgetting it forgets nothing."""
+        busy = self._in_flight or self._unwatched or self._asks or self._window < math.inf
+        return not busy and not any(self._minute.counted(time.monotonic()))
+
+    # Permits
+
+    def seat(self, size: int) -> Permit | None:
+        """A permit for the first request of a call that is about to begin, if there is one now.
+
+        Args:
+            size: Bytes of the call's arguments, to estimate its tokens from.
+        """
+        if not self.watched:
+            self._unwatched += 1
+            return FREE
+        tokens = self._with_answer(max(size // 4, int(self._mean_prompt)))
+        if self._asks or self._wait(tokens) > 0:
+            return None
+        return self._take(tokens)
+
+    def release(self, permit: Permit) -> None:
+        """Take back what ``seat`` gave and no request has used."""
+        if permit is FREE:
+            self._unwatched -= 1
+        else:
+            self.settle(permit, sent=None)
+
+    def ask(self, tokens: int, grant: Callable[[Permit], None]) -> Ask:
+        """Have ``grant`` called with a permit, at once or when there is one.
+
+        Args:
+            tokens: Estimated tokens of what is sent.
+            grant: Called with the permit.
+        """
+        ask = Ask(self._with_answer(tokens), grant)
+        self._asks.append(ask)
+        self._serve()
+        return ask
+
+    def withdraw(self, ask: Ask) -> None:
+        """Forget an ask that still waits."""
+        if ask in self._asks:
+            self._asks.remove(ask)
+            self._serve()
+
+    def settle(
+        self,
+        permit: Permit,
+        *,
+        sent: float | None,
+        usage: tuple[int, int] | None = None,
+        refused: bool = False,
+        retry_after: float | None = None,
+        answered: bool = False,
+    ) -> None:
+        """Take a permit back.
+
+        Args:
+            permit: The permit.
+            sent: Monotonic second at which its request was sent; None if it never was.
+            usage: Tokens sent and generated as the provider counted; None leaves the estimate.
+            refused: Whether the provider said that it is asked too much.
+            retry_after: Seconds that it wants to be left alone.
+            answered: Whether it has answered.
+        """
+        now = time.monotonic()
+        self._in_flight -= 1
+        self._minute.settle(permit, sent, now, None if usage is None else sum(usage))
+        if usage is not None and answered:
+            self._learn(*usage)
+        if refused:
+            self.refused(sent or now, retry_after)
+        elif answered:
+            self._recover()
+        self._serve()
+
+    def refused(self, sent: float, retry_after: float | None) -> None:
+        """The provider has answered 429: wait as long as it says, and ask less at once.
+
+        Args:
+            sent: Monotonic second at which that request was sent.
+            retry_after: Seconds that the provider wants to be left alone; None if it did not say.
+        """
+        now = time.monotonic()
+        if retry_after is not None:
+            self._paused_until = max(self._paused_until, now + retry_after)
+        # One cut for all requests that were under way together: they tell of the same crowd.
+        if sent < self._cut:
+            return
+        if retry_after is None:
+            pause = min(_FIRST_PAUSE * 2**self._refusals, _LONGEST_PAUSE)
+            self._paused_until = max(self._paused_until, now + pause * random.uniform(0.5, 1.0))
+        was_watched = self.watched
+        busy = self._in_flight + self._unwatched + 1
+        self._peak = max(self._peak, busy)
+        self._window = max(1.0, min(self._window, busy) / 2)
+        self._cut = now
+        self._refusals = min(self._refusals + 1, 16)
+        if not was_watched:
+            self._on_watch(self, True)
+
+    def _recover(self) -> None:
+        self._refusals = 0
+        if self._window == math.inf:
+            return
+        self._window += _GROWTH
+        if self._window > min(self._most, 2.0 * self._peak):
+            self._window, self._peak = math.inf, 0
+            if not self.limited:
+                self._on_watch(self, False)
+
+    def _with_answer(self, tokens: int) -> int:
+        return tokens + (self._max_tokens or int(self._mean_answer) or _FIRST_GUESS)
+
+    def _learn(self, prompt: int, answer: int) -> None:
+        first = not self._mean_prompt
+        self._mean_prompt += (prompt - self._mean_prompt) * (1.0 if first else _NEWEST)
+        self._mean_answer += (answer - self._mean_answer) * (1.0 if first else _NEWEST)
+
+    def _wait(self, tokens: int) -> float:
+        """Seconds until a request may be sent; infinity if another one has to end first."""
+        if self._in_flight >= min(self._most, self._window):
+            return math.inf
+        now = time.monotonic()
+        wait = max(self._paused_until - now, self._minute.wait(now, tokens))
+        if 0 < wait < math.inf:
+            self._arm(wait)
+        return wait
+
+    def _take(self, tokens: int) -> Permit:
+        self._in_flight += 1
+        return self._minute.take(tokens)
+
+    def _serve(self) -> None:
+        """Give permits to those that ask, in order; when none does, calls may begin."""
+        while self._asks and self._wait(self._asks[0].tokens) <= 0:
+            ask = self._asks.popleft()
+            ask.grant(self._take(ask.tokens))
+        if not self._asks:
+            self._on_room()
+
+    def _arm(self, wait: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + wait:
+                return
+            self._timer.cancel()
+        # A millisecond more, as loops may fire their timers a little early.
+        self._timer = loop.call_later(max(0.0, wait) + 0.001, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._serve()
+
+
+class Gates:
+    """The gates of a runtime. Two LMs that are equal have one.
+
+    Attributes:
+        on_room: Called when a call that waits might begin.
+        on_watch: Called with a gate and whether requests have to ask there, when that changes.
+    """
+
+    def __init__(self) -> None:
+        self.on_room: list[Callable[[], None]] = []
+        self.on_watch: list[Callable[[Gate, bool], None]] = []
+        self._gates: OrderedDict[LM, Gate] = OrderedDict()
+        self._by_number: dict[int, Gate] = {}
+        self._next = 1
+
+    def of(self, lm: LM) -> Gate:
+        """The gate of a profile."""
+        gate = self._gates.get(lm)
+        if gate is None:
+            gate = Gate(self._next, lm.limits, lm.max_tokens, self._tell_room, self._tell_watch)
+            self._next += 1
+            self._gates[lm] = self._by_number[gate.number] = gate
+            self._forget_oldest()
+        return gate
+
+    def find(self, number: int) -> Gate | None:
+        """The gate of that number, if it is still known."""
+        return self._by_number.get(number)
+
+    def __iter__(self) -> Iterator[tuple[LM, Gate]]:
+        return iter(list(self._gates.items()))
+
+    def _forget_oldest(self) -> None:
+        if len(self._gates) <= _GATES_KEPT:
+            return
+        oldest, gate = next(iter(self._gates.items()))
+        if gate.idle:
+            del self._gates[oldest], self._by_number[gate.number]
+        else:
+            self._gates.move_to_end(oldest)
+
+    def _tell_room(self) -> None:
+        for tell in self.on_room:
+            tell()
+
+    def _tell_watch(self, gate: Gate, watched: bool) -> None:
+        for tell in self.on_watch:
+            tell(gate, watched)

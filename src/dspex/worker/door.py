@@ -1,0 +1,125 @@
+"""The worker's side of the gate: asks before an LM request where it has to, and tells of each one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dspex.types import LMRequest, LMSpec
+from dspex.wire.messages import LmAsk, LmDone, Message
+from dspex.worker.engine import CallScope
+
+_FREE, _SEAT = 0, -1
+# Tokens of a part of a request that is no text: a picture, a sound.
+_TOKENS_OF_MEDIA = 1000
+
+
+class WorkerDoor:
+    """The way of a worker's LM requests, on its loop.
+
+    Args:
+        send: Sends a message to the supervisor; on the loop only.
+    """
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._watched: set[int] = set()
+        self._next = 1
+
+    async def enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+        """Wait until a request may be sent; gives what ``leave`` is told."""
+        if self._takes_seat(scope, spec):
+            return _SEAT
+        if not spec.limited and spec.gate not in self._watched:
+            return _FREE
+        ask = self._next
+        self._next += 1
+        going = self._asked[ask] = self._loop.create_future()
+        self._send(LmAsk(scope.call, ask, spec.gate, _tokens(request)))
+        try:
+            await going
+        except asyncio.CancelledError:
+            # It may be on its way, so it is given back in any case.
+            self._send(LmDone(scope.call, ask, spec.gate, None, "cancelled"))
+            raise
+        finally:
+            self._asked.pop(ask, None)
+        return ask
+
+    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+        """``enter`` for a thread that is not the loop's.
+
+        Raises:
+            RuntimeError: Called on the loop, which would wait for itself.
+        """
+        on_loop = threading.get_ident() == self._thread
+        if on_loop and self._takes_seat(scope, spec):
+            return _SEAT
+        if not scope.seat and not spec.limited and spec.gate not in self._watched:
+            return _FREE
+        if on_loop:
+            raise RuntimeError(
+                "an LM with limits was called synchronously on the event loop; await the program's acall()"
+            )
+        return asyncio.run_coroutine_threadsafe(self.enter(scope, spec, request), self._loop).result()
+
+    @staticmethod
+    def _takes_seat(scope: CallScope, spec: LMSpec) -> bool:
+        has_seat = scope.seat != 0 and scope.seat == spec.gate
+        if has_seat:
+            scope.seat = 0
+        return has_seat
+
+    def leave(
+        self,
+        scope: CallScope,
+        spec: LMSpec,
+        ask: int,
+        *,
+        sent: float | None,
+        status: str,
+        retry_after: float | None,
+        record: LMRequest | None,
+    ) -> None:
+        """Tell what became of an attempt; from any thread."""
+        if ask == _FREE and record is None and status != "lm_rate_limited":
+            return  # nobody waits for it, and it will be told with the last attempt
+        done = LmDone(scope.call, ask, spec.gate, sent, status, retry_after, record)
+        if threading.get_ident() == self._thread:
+            self._send(done)
+        else:
+            self._loop.call_soon_threadsafe(self._send, done)
+
+    def go(self, ask: int) -> None:
+        """The supervisor lets a request go."""
+        going = self._asked.get(ask)
+        if going is not None and not going.done():
+            going.set_result(None)
+
+    def watch(self, gate: int, *, on: bool) -> None:
+        """Requests of a profile without limits have to ask from now on, or no more."""
+        if on:
+            self._watched.add(gate)
+        else:
+            self._watched.discard(gate)
+
+
+def _tokens(request: Any) -> int:
+    """About how many tokens a request sends: a quarter of its bytes."""
+    system = request.system or ()
+    size = len(system.encode(errors="replace")) if isinstance(system, str) else 0
+    media = 0
+    prompts = () if isinstance(system, str) else system
+    for parts in (prompts, *(message.parts for message in request.messages)):
+        for part in parts:
+            text = getattr(part, "text", None)
+            if isinstance(text, str):
+                size += len(text.encode(errors="replace"))
+            else:
+                media += 1
+    return size // 4 + media * _TOKENS_OF_MEDIA
