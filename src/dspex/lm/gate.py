@@ -14,6 +14,7 @@ import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from dspex.lm.limits import Minute, Permit
 from dspex.lm.profile import LM
@@ -276,13 +277,11 @@ class Gates:
         return iter(list(self._gates.items()))
 
     def _forget_oldest(self) -> None:
-        if len(self._gates) <= _GATES_KEPT:
-            return
-        oldest, gate = next(iter(self._gates.items()))
-        if gate.idle:
-            del self._gates[oldest], self._by_number[gate.number]
-        else:
-            self._gates.move_to_end(oldest)
+        for oldest, gate in list(islice(self._gates.items(), max(0, len(self._gates) - _GATES_KEPT))):
+            if gate.idle:
+                del self._gates[oldest], self._by_number[gate.number]
+            else:
+                self._gates.move_to_end(oldest)
 
     def _tell_room(self) -> None:
         for tell in self.on_room:

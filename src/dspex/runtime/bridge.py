@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dspex.errors import DspexError, InvalidInput, InvalidOption
+from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
 from dspex.runtime.call import Prepared, Programs, Question, deadline_in, prepare, read, read_value, send
 from dspex.runtime.core import Core
@@ -50,15 +51,20 @@ class Bridge:
 
         Args:
             command: ``ping``, ``echo``, ``describe``, ``execute_module`` (also ``run``), ``get_stats``,
-                ``shutdown``, or one that a module of yours registered with ``@dspex.command``.
+                ``shutdown``, ``configure_lm``, or one that a module of yours registered with
+                ``@dspex.command``.
             args: Its arguments by name. ``execute_module`` takes ``module``, ``signature``, ``inputs`` or
-                ``prompt``, ``options`` and ``lm``, and returns the outputs.
+                ``prompt``, ``options`` and ``lm``, and returns the outputs. ``configure_lm`` takes what
+                ``LM`` takes, and the ``name`` of a profile; without one it is the runtime's default.
             timeout: Seconds after which the work is stopped; None never stops it.
 
         Raises:
             DspexError: Whatever the call ended with.
             RuntimeError: Called on the runtime's own event loop; await ``aexecute`` there.
         """
+        if command == "configure_lm":
+            name, lm = _profile(args or {})
+            return self._portal.run(lambda: self._configure(name, lm), "aexecute")
         prepared = self._prepare(command, args, timeout)
         return self._read(prepared, self._portal.run(lambda: self._send(prepared), "aexecute"))
 
@@ -66,6 +72,9 @@ class Bridge:
         self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
     ) -> Any:
         """``execute`` for event loops."""
+        if command == "configure_lm":
+            name, lm = _profile(args or {})
+            return await self._portal.wait(lambda: self._configure(name, lm))
         prepared = self._prepare(command, args, timeout)
         return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
@@ -88,11 +97,33 @@ class Bridge:
         except DspexError as error:
             raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
 
+    async def _configure(self, name: str | None, lm: LM) -> dict[str, Any]:
+        # Calls carry their LM, so this reaches every worker, those that start later too.
+        self._core.models.configure(name, lm)
+        return {"name": name, "model": lm.model}
+
     @staticmethod
     def _read(prepared: Prepared | _Command, done: Done) -> Any:
         if isinstance(prepared, Prepared):
             return read(prepared, done).outputs
         return read_value(done.value, prepared.args.types, prepared.request_id)
+
+
+def _profile(args: dict[str, Any]) -> tuple[str | None, LM]:
+    """The arguments of ``configure_lm``: a profile's name, or None for the default, and the LM.
+
+    Raises:
+        InvalidInput: They name no model, or the name is none.
+        InvalidOption: They make no LM.
+        UnknownProvider: The model's provider is not known.
+    """
+    options = dict(args)
+    name, model = options.pop("name", None), options.pop("model", None)
+    if name is not None and (not _is_text(name) or not name or "/" in name):
+        raise InvalidInput(f"configure_lm takes a profile's name without a slash, not {name!a}")
+    if model is None:
+        raise InvalidInput("configure_lm needs model, such as 'openai/gpt-5-mini'")
+    return name, LM(model, **options)
 
 
 def _is_text(value: object) -> bool:

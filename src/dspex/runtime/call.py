@@ -252,7 +252,7 @@ async def _in_time(
     except TimeoutError:
         elapsed = time.monotonic() - started
         raise PythonTimeout(
-            f"the LM was not ready within the call's {elapsed:.3g} s: the first start of the local model takes"
-            " longer (open the runtime with lm='local'), and so may a key that a function gives",
+            f"the LM was not ready within the call's {elapsed:.3g} s: the local model takes longer at first "
+            "(open the runtime with lm='local'), and so may a key that a function gives",
             details={"phase": "queued", "elapsed": round(elapsed, 3), "killed": False},
         ) from None
