@@ -143,6 +143,8 @@ def lm_page() -> str:
         "## LM",
         described("LM", dspex.LM),
         "Two LMs with equal options are equal and have equal hashes. The `repr` of an LM shows no key.",
+        "## Limits",
+        struct(dspex.Limits),
         "## Retry",
         struct(dspex.Retry),
         "## Providers",
