@@ -51,6 +51,14 @@ _COMMANDS = {
         "again on another worker, commands end with `worker_lost`.",
     ),
 }
+# Those that the supervisor answers.
+_OWN_COMMANDS = {
+    "configure_lm": (
+        "`model` and whatever else `LM` takes, and perhaps `name`",
+        "The profile's name and its model. From then on the profile of that name, or without one the "
+        "runtime's default, is this LM.",
+    ),
+}
 
 
 def errors_page() -> str:
@@ -186,7 +194,7 @@ def adapter_page() -> str:
         "`runtime.stats()` gives a `RuntimeStats`.",
         *[
             f"### {kind.__name__}\n\n{struct(kind)}"
-            for kind in (dspex.RuntimeStats, dspex.PoolStats, dspex.WorkerStats)
+            for kind in (dspex.RuntimeStats, dspex.PoolStats, dspex.WorkerStats, dspex.LMStats)
         ],
         "## Events",
         "`runtime.on(type, function)` has a function called with each event of a type.",
@@ -298,6 +306,7 @@ def commands_page() -> str:
         )
     shown = ", ".join(f"`{name}`" for name in stats)
     rows = [(f"`{name}`", takes, answer.format(stats=shown)) for name, (takes, answer) in _COMMANDS.items()]
+    own = [(f"`{name}`", takes, answer) for name, (takes, answer) in _OWN_COMMANDS.items()]
     return page(
         "Commands",
         "`runtime.pool(name)` is the way to one pool by command. How to add commands is told in "
@@ -308,6 +317,8 @@ def commands_page() -> str:
         described("pool.aexecute", bridge.Bridge.aexecute),
         "## Built-in commands",
         table(("Command", "Arguments", "Answer"), rows),
+        "The supervisor answers these, and no worker is asked:",
+        table(("Command", "Arguments", "Answer"), own),
         "A command of your own that has one of these names is never called.",
         "## command",
         described("dspex.command", dspex.command),

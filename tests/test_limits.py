@@ -100,6 +100,8 @@ async def test_a_call_without_a_permit_waits_in_the_queue_and_takes_no_slot(prov
             await asyncio.sleep(0.01)
         stats = runtime.stats().pools["general"]
         assert stats.queued == 9
+        [limits] = runtime.stats().lms
+        assert (limits.model, limits.in_flight, limits.requests) == ("openai/limited", 1, 1)
         assert stats.workers[0].in_flight == 1
         provider.reply = lambda _: echo()
         answer = await adapter.agenerate("q", lm=free, timeout=10.0)
@@ -107,6 +109,7 @@ async def test_a_call_without_a_permit_waits_in_the_queue_and_takes_no_slot(prov
         with pytest.raises(dspex.PythonTimeout) as caught:
             await adapter.agenerate("late", lm=limited, timeout=0.2)
         assert caught.value.details["phase"] == "queued"
+        assert "Limits" in caught.value.message
         for task in held:
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from dspex.lm.profile import LM
-    from dspex.pool.stats import PoolStats, RuntimeStats, WorkerStats
+    from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.signature import Field, Signature
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import Event, LocalModelProgress
@@ -86,7 +86,7 @@ _HOMES = {
         "UnknownSession WorkerLost"
     ),
     "dspex.lm.profile": "LM",
-    "dspex.pool.stats": "PoolStats RuntimeStats WorkerStats",
+    "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.signature": "Field Signature",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": "Event LocalModelProgress",
@@ -119,6 +119,7 @@ __all__ = [
     "LMRateLimited",
     "LMRequest",
     "LMSpec",
+    "LMStats",
     "LMTimeout",
     "LMUnavailable",
     "LMUnsupported",

@@ -85,13 +85,33 @@ class Gate:
     @property
     def watched(self) -> bool:
         """Whether requests have to ask: there are limits, or the provider was asked too much."""
-        return self.limited or self._window < math.inf
+        return self.limited or self.slowed
 
     @property
     def idle(self) -> bool:
         """Whether forgetting it forgets nothing."""
-        busy = self._in_flight or self._unwatched or self._asks or self._window < math.inf
-        return not busy and not any(self._minute.counted(time.monotonic()))
+        return not (
+            self._in_flight or self._unwatched or self._asks or self.slowed or any(self.last_minute())
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way that have a permit."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests of running calls that wait for one."""
+        return len(self._asks)
+
+    @property
+    def slowed(self) -> bool:
+        """Whether the provider was asked too much, and has not recovered yet."""
+        return self._window < math.inf
+
+    def last_minute(self) -> tuple[int, int]:
+        """Requests and tokens of the last 60 seconds."""
+        return self._minute.counted(time.monotonic())
 
     # Permits
 

@@ -82,6 +82,6 @@ class Minute:
             self._sent_tokens += cost
 
     def counted(self, now: float) -> tuple[int, int]:
-        """Requests and tokens that count now."""
-        self.wait(now, 0)
-        return self._open + len(self._sent), self._open_tokens + self._sent_tokens
+        """Requests and tokens that count now; changes nothing, so any thread may ask."""
+        recent = [tokens for until, tokens in list(self._sent) if until > now]
+        return self._open + len(recent), self._open_tokens + sum(recent)

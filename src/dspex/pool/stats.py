@@ -42,11 +42,33 @@ class PoolStats(msgspec.Struct, frozen=True):
     restarts: dict[str, int]
 
 
+class LMStats(msgspec.Struct, frozen=True):
+    """An LM whose requests have to ask: it has limits, or its provider is busy.
+
+    Attributes:
+        model: Its model.
+        in_flight: Requests under way.
+        waiting: Requests of running calls that wait; calls that have not begun are in ``PoolStats.queued``.
+        requests: Requests of the last 60 seconds.
+        tokens: Their tokens, those that are under way by their estimates.
+        slowed: Whether its provider said that it is asked too much, and has not recovered yet.
+    """
+
+    model: str
+    in_flight: int
+    waiting: int
+    requests: int
+    tokens: int
+    slowed: bool
+
+
 class RuntimeStats(msgspec.Struct, frozen=True):
     """A runtime.
 
     Attributes:
         pools: Its pools by name.
+        lms: The LMs whose requests have to ask.
     """
 
     pools: dict[str, PoolStats]
+    lms: list[LMStats] = []

@@ -114,6 +114,8 @@ class Work:
         phase = "queued" if self.started is None else "running"
         allowed = (self.deadline or now) - self.admitted
         how = "; its worker was killed" if killed else ""
+        if phase == "queued" and self.gate is not None and self.gate.watched:
+            how = "; its LM may not be asked more at once or in a minute, see Limits"
         return PythonTimeout(
             f"the call did not end within its {allowed:.3g} s ({phase}){how}; raise timeout=... if it needs "
             "longer",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dspex.errors import DspexError, InvalidOption, PoolUnhealthy
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
-from dspex.pool.stats import RuntimeStats
+from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import Preparation, ZygoteClient
 from dspex.runtime.models import Models
 from dspex.settings import PoolOptions, Settings
@@ -111,7 +111,12 @@ class Core:
 
     def stats(self) -> RuntimeStats:
         """How everything stands."""
-        return RuntimeStats({name: pool.stats() for name, pool in self._pools.items()})
+        lms = [
+            LMStats(lm.model, gate.in_flight, gate.waiting, *gate.last_minute(), gate.slowed)
+            for lm, gate in self.models.gates
+            if gate.watched
+        ]
+        return RuntimeStats({name: pool.stats() for name, pool in self._pools.items()}, lms)
 
     async def aclose(self) -> None:
         """End all workers, zygotes and models; what was still running fails with ``pool_closed``.
