@@ -207,6 +207,27 @@ async def test_a_request_that_is_tried_again_is_one_request_with_its_retries(pro
     assert [(request.status, request.retries) for request in answer.requests] == [("ok", 2)]
 
 
+async def test_limits_hold_for_a_profile_that_was_not_used_for_long(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gate would be forgotten while its profile is remembered, and nothing would hold it."""
+    monkeypatch.setattr("dspex.lm.gate._GATES_KEPT", 1)
+    provider.reply = lambda _: delayed(0.05, text("no fields here"))
+    lm = dspex.LM("openai/x", base_url=provider.base_url, limits=dspex.Limits(in_flight=1))
+    async with dspex.Runtime(lm, pools=TWO) as runtime:
+        adapter = runtime.adapter()
+        with pytest.raises(dspex.ParseError):
+            await adapter.agenerate("first", signature="question -> answer")
+        for number in range(3):
+            with pytest.raises(dspex.ParseError):
+                other = dspex.LM(f"openai/{number}", base_url=provider.base_url)
+                await adapter.agenerate("other", lm=other, signature="question -> answer")
+        provider.peak_in_flight = 0
+        calls = [adapter.agenerate(f"q{n}", signature="question -> answer") for n in range(4)]
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert provider.peak_in_flight == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 async def test_requests_per_minute_hold_for_200_calls_at_once(provider: Provider) -> None:

@@ -287,6 +287,8 @@ class Gates:
             self._next += 1
             self._gates[lm] = self._by_number[gate.number] = gate
             self._forget_oldest()
+        else:
+            self._gates.move_to_end(lm)
         return gate
 
     def find(self, number: int) -> Gate | None:

@@ -134,8 +134,8 @@ class Models:
     ) -> Resolved:
         """What this profile resolved to before, or a new number: another key is another LM."""
         known = self._numbers.get((profile, key, base_url))
-        if known is None or known.spec.extraction != second:
-            gate = self.gates.of(profile)
+        gate = self.gates.of(profile)
+        if known is None or known.spec.extraction != second or known.gate is not gate:
             spec = profile.spec(key, base_url, second, gate=gate.number, limited=gate.limited)
             known = Resolved(self._next, spec, gate)
             self._next += 1
