@@ -219,8 +219,8 @@ async def test_limits_hold_for_a_profile_that_was_not_used_for_long(
         with pytest.raises(dspex.ParseError):
             await adapter.agenerate("first", signature="question -> answer")
         for number in range(3):
+            other = dspex.LM(f"openai/{number}", base_url=provider.base_url)
             with pytest.raises(dspex.ParseError):
-                other = dspex.LM(f"openai/{number}", base_url=provider.base_url)
                 await adapter.agenerate("other", lm=other, signature="question -> answer")
         provider.peak_in_flight = 0
         calls = [adapter.agenerate(f"q{n}", signature="question -> answer") for n in range(4)]

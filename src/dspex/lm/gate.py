@@ -90,9 +90,10 @@ class Gate:
     @property
     def idle(self) -> bool:
         """Whether forgetting it forgets nothing."""
-        return not (
-            self._in_flight or self._unwatched or self._asks or self.slowed or any(self.last_minute())
-        )
+        if self._in_flight or self._unwatched or self._asks or self.slowed:
+            return False
+        by_minute = self.limits.requests_per_minute or self.limits.tokens_per_minute
+        return not (by_minute and any(self.last_minute()))
 
     @property
     def in_flight(self) -> int:
