@@ -32,11 +32,14 @@ class Runtime:
 
     Args:
         lm: The LM of calls that name none: ``"openai/gpt-5-mini"``, ``"local"``, ``"local:/path.gguf"``, the
-            name of a profile in ``lms``, or an ``LM``; None is what ``DSPEX_LM`` names. That there is none,
-            or no key for it, is no error until a call needs it.
-        lms: Profiles by name.
-        pools: Options by name. The pool ``general`` exists in any case, with a worker per core.
-        settings: What holds for the whole runtime.
+            name of a profile, or an ``LM``; None is the settings' ``default_lm``. That there is none, or no
+            key for it, is no error until a call needs it.
+        lms: Profiles by name, over those of the settings.
+        pools: Options by name, over those of the settings: ``PoolOptions`` take the place of what the
+            settings say of that pool, a mapping such as ``{"workers": 1}`` changes what it names, and None
+            leaves the pool out. The pool ``general`` exists in any case, with a worker per core.
+        settings: What holds for the whole runtime; None is ``Settings()``, which reads the settings file and
+            the environment.
         start_timeout: Seconds within which each pool has to have a ready worker.
         wait: Whether opening waits for that.
     """
@@ -46,7 +49,7 @@ class Runtime:
         lm: LM | str | None = None,
         *,
         lms: Mapping[str, LM | str] | None = None,
-        pools: Mapping[str, PoolOptions] | None = None,
+        pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None = None,
         settings: Settings | None = None,
         start_timeout: float = 60.0,
         wait: bool = True,

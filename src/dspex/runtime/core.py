@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from dspex.errors import DspexError, InvalidOption, PoolUnhealthy
+from dspex.lm.named import from_settings
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.stats import RuntimeStats
 from dspex.pool.zygote_client import Preparation, ZygoteClient
-from dspex.runtime.models import Models
+from dspex.runtime.models import Models, as_lm
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 
@@ -23,27 +25,38 @@ class Core:
     """A runtime without its faces. All of it lives on one loop.
 
     Args:
-        lm: The LM of calls that name none.
-        lms: Profiles by name.
-        pools: Options by name; the pool ``general`` exists in any case.
-        settings: What holds for all of it.
+        lm: The LM of calls that name none; None is that of the settings.
+        lms: Profiles by name, over those of the settings.
+        pools: Options by name, over those of the settings; the pool ``general`` exists in any case.
+        settings: What holds for all of it; None reads file and environment.
     """
 
     def __init__(
         self,
         lm: LM | str | None,
         lms: Mapping[str, LM | str] | None,
-        pools: Mapping[str, PoolOptions] | None,
+        pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None,
         settings: Settings | None,
     ) -> None:
         self.bus = Bus()
-        self.settings = settings or Settings()
-        self.models = Models(lm, lms or {}, self.settings.local_model, self.bus)
-        self._options = {DEFAULT_POOL: PoolOptions(), **(pools or {})}
+        self.settings = Settings() if settings is None else settings
+        self.models = self._models(lm, lms or {})
+        self._options = self.settings.pools_over({DEFAULT_POOL: PoolOptions()}, pools or {})
         self._pools: dict[str, LocalPool] = {}
         self._zygotes: dict[Preparation, ZygoteClient] = {}
         self._warming: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+
+    def _models(self, lm: LM | str | None, lms: Mapping[str, LM | str]) -> Models:
+        named = {**from_settings(self.settings), **{name: as_lm(lm) for name, lm in lms.items()}}
+        local_model, default = self.settings.local_model, self.settings.default_lm
+        if lm is not None or default is None:
+            return Models(lm, named, local_model, self.bus)
+        try:
+            return Models(default, named, local_model, self.bus)
+        except DspexError as error:
+            wrong = type(error)(error.message, details={**error.details, "option": "default_lm"})
+            raise self.settings.blame(wrong) from None
 
     async def open(self, start_timeout: float, *, wait: bool) -> None:
         """Start the pools, and the embedded model when it is the default.

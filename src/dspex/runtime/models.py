@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -23,7 +22,7 @@ class Models:
     """The language models of one runtime, on its loop.
 
     Args:
-        default: The LM of calls that name none; None is what ``DSPEX_LM`` names, if it is set.
+        default: The LM of calls that name none.
         named: Profiles by name.
         local_model: File of the embedded model; None is the packaged one.
         bus: Told of the embedded model's progress.
@@ -33,7 +32,6 @@ class Models:
         self, default: LM | str | None, named: Mapping[str, LM | str], local_model: str | None, bus: Bus
     ) -> None:
         self._named = {name: as_lm(lm) for name, lm in named.items()}
-        default = default if default is not None else os.environ.get("DSPEX_LM") or None
         self._default = None if default is None else self.find(default)
         self._local_model = local_model
         self._bus = bus
