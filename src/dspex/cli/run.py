@@ -152,8 +152,8 @@ def _choose(
         return chosen
     if chosen in settings.lms:
         raise dspex.InvalidOption(
-            f"--base-url and --api-key go with a model, and {chosen!r} is a profile with its own "
-            f"({settings.place(f'lm.{chosen}')}); name the model with --lm",
+            f"--base-url and --api-key go with a model, and {chosen!r} is a profile with its own; name the "
+            "model with --lm",
             details={"option": "lm"},
         )
     return dspex.LM(chosen, base_url=base_url, api_key=api_key)

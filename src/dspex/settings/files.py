@@ -97,9 +97,9 @@ def search() -> tuple[Document | None, dict[File, str]]:
             if why is None:
                 content, facts = _content(file)
                 why = _distrust(file, facts)
-            if why is not None:
+            if why is not None and (name == _OWN or _speaks_of_us(file)):
                 passed[file] = f"{file} is not used: {why}; name it with DSPEX_SETTINGS if it is yours"
-            elif document := _parse(file, content):
+            elif why is None and (document := _parse(file, content)):
                 return document, passed
         if os.path.lexists(folder / ".git"):
             break
@@ -141,6 +141,14 @@ def _distrust(file: File, facts: os.stat_result) -> str | None:
     if _open_to_all(file.parent) or _open_to_all(File(os.path.realpath(file)).parent):
         return "it belongs to another user, in a directory that everybody may write to"
     return None
+
+
+def _speaks_of_us(project: File) -> bool:
+    # On some mounts everybody may write to everything: a file that says nothing to us is no news.
+    try:
+        return b"dspex" in _content(project)[0]
+    except InvalidOption:
+        return False
 
 
 def _open_to_all(folder: File) -> bool:

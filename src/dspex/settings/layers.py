@@ -30,19 +30,24 @@ class Origin:
     text: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    def placed(self, error: DspexError) -> DspexError:
+        """The error of a value from here, with its place; one from an argument stays as it is."""
+        if not self.details:
+            return error
+        return type(error)(f"{self.text}: {error.message}", details={**error.details, **self.details})
+
     def blame(self, error: DspexError, path: Path) -> DspexError:
-        """The error of a value from here, with its whole name and its place."""
+        """The error of a value from here, with its place and the option's whole name."""
         if not self.details and len(path) == 1:
             return error  # an argument, which the error names as its owner does
-        option = dotted(path)
+        option, said = dotted(path), error.details.get("option")
         # The checks name an option as its class does: "PoolOptions.slots has to be …".
         message = _OWNER.sub("", error.message)
-        if message.startswith(f"{path[-1]} "):
-            message = option + message.removeprefix(path[-1])
-        elif not message.startswith(("[", "there is no", option)):
+        if said == path[-1] and message.startswith(f"{said} "):
+            message = option + message.removeprefix(said)
+        else:
             message = f"{option}: {message}"
-        place = f"{self.text}: " if self.details else ""
-        return type(error)(place + message, details={**error.details, "option": option, **self.details})
+        return self.placed(type(error)(message, details={**error.details, "option": option}))
 
 
 _OWNER = re.compile(r"^[A-Z]\w+\.(?=\w+ has to be )")
@@ -115,11 +120,15 @@ def of_file(document: Document) -> Layer:
     _resolve(layer, document.file.parent)
     for path, value in layer.values.items():
         if path[-1] == "api_key" and not is_reference(value):
-            key = InvalidOption(
-                "api_key holds a key, and a file is copied and committed. Write where the key is instead: "
-                "'env:OPENAI_API_KEY' for a variable, 'file:/run/secrets/openai', or 'keyring:openai'"
+            option = dotted(path)
+            raise origin(path).placed(
+                InvalidOption(
+                    f"{option} holds a key, and a file is copied and committed. Write where the key is "
+                    "instead: 'env:OPENAI_API_KEY' for a variable, 'file:/run/secrets/openai', or "
+                    "'keyring:openai'",
+                    details={"option": option},
+                )
             )
-            raise origin(path).blame(key, path)
     return layer
 
 
@@ -152,27 +161,26 @@ def _walk(
         here = (*path, str(key))
         kind = shape.find(here[-1])
         if kind is None:
-            raise origin(here).blame(unknown(here, shape), here)
+            raise origin(here).placed(_unknown(here, shape))
         if isinstance(kind, Table):
             # An object, ``PoolOptions(...)`` or ``Retry(...)``, sets all of its fields.
             inner = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value
             if not isinstance(inner, Mapping):
-                raise origin(here).blame(_wrong(here, "a table of options", value), here)
+                raise origin(here).placed(_wrong(here, "a table of options", value))
             layer.origins[here] = origin(here)
             _walk(inner, kind, here, origin, layer)
         elif kind.fits(value) or (here[-1] == "api_key" and callable(value)):
             layer.values[here] = value
             layer.origins[here] = origin(here)
         else:
-            raise origin(here).blame(_wrong(here, kind.wants, value), here)
+            raise origin(here).placed(_wrong(here, kind.wants, value))
 
 
 def _wrong(path: Path, wants: str, value: object) -> InvalidOption:
     return checks.refuse(dotted(path), wants, masked(path, value))
 
 
-def unknown(path: Path, shape: Table) -> InvalidOption:
-    """The error for an option that there is not."""
+def _unknown(path: Path, shape: Table) -> InvalidOption:
     table = f"[{dotted(path[:-1])}] has no option" if path[1:] else "there is no option"
     near = shape.nearest(path[-1])
     hint = f"did you mean {near!r}?" if near else f"known: {', '.join(shape.keys)}"

@@ -189,7 +189,7 @@ class Settings:
         shown: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS}
         shown["lm"] = {name: masked(("lm", name), options) for name, options in self.lms.items()}
         shown["pool"] = {name: msgspec.structs.asdict(options) for name, options in self.pools.items()}
-        return dict(msgspec.to_builtins(shown, enc_hook=repr))
+        return dict(msgspec.json.decode(msgspec.json.encode(shown, enc_hook=repr)))
 
     def __repr__(self) -> str:
         changed = {

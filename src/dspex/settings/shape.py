@@ -18,7 +18,7 @@ Path = tuple[str, ...]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 # Request parameters of providers that look like a slip in a key of ours.
-_NO_SLIPS = frozenset({"models"})
+_NO_SLIPS = frozenset({"min_tokens", "models"})
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Table:
         """
         if key in self.keys:
             return self.keys[key]
-        if self.others is ANY and key not in _NO_SLIPS and self.nearest(key, 0.85) is not None:
+        if self.others is ANY and key not in _NO_SLIPS and self.nearest(key, 0.8) is not None:
             return None
         return self.others
 
