@@ -144,9 +144,9 @@ def test_reading_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
-    ({"lms": ["a"]}, "Settings.lms has to be a mapping of names to options, not ['a']"),
-    ({"pools": None}, "Settings.pools has to be a mapping of names to options, not None"),
-    ({"lms": {"a": "openai/x"}}, "lm.a has to be a table of options, not 'openai/x'"),
+    ({"lms": ["a"]}, "lms has to be a table of options by name, not list"),
+    ({"pools": None}, "pools has to be a table of options by name, not NoneType"),
+    ({"lms": {"a": "openai/x"}}, "lm.a has to be a table of options by name, not str"),
     ({"lms": {"a": {"model": 5}}}, "lm.a.model has to be text, not 5"),
     ({"lms": {"a": {}}}, "lm.a: a profile needs a model, as in model = 'openai/gpt-5-mini'"),
     ({"lms": {"a": {"modle": "x/y"}}}, "[lm.a] has no option 'modle'; did you mean 'model'?"),
@@ -193,6 +193,7 @@ def test_sources_and_places(monkeypatch: pytest.MonkeyPatch) -> None:
         "allow_modules": None,
         "max_result": None,
         "pool_of_mine": None,
+        "lm.other.model": None,
     }
     assert {name: settings.place(name) for name in places} == places
 
@@ -274,6 +275,11 @@ def test_a_reference_is_shown_and_a_key_is_not(monkeypatch: pytest.MonkeyPatch) 
         f'api_key = "{CANARY}',
         f"api_key = {CANARY}",
         f'base_url = ["https://zoe:{CANARY}@x/v1"]',
+        f'[lm]\napi_key = "{CANARY}"',
+        f'[[lm.b]]\napi_key = "{CANARY}"',
+        f'[lm.b]\nretry = ["{CANARY}"]',
+        f'[tool]\napi_key = "{CANARY}"',
+        f'[pool.general]\napi_key = "{CANARY}"',
     ],
 )
 def test_a_key_in_a_file_is_refused_and_not_repeated(line: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -281,8 +287,22 @@ def test_a_key_in_a_file_is_refused_and_not_repeated(line: str, caplog: pytest.L
     caplog.set_level(logging.DEBUG)
     write(f'[lm.a]\nmodel = "openai/x"\n{line}\n')
     error = refused()
-    assert error.details["line"] in {3, 4}
+    assert error.details["line"] >= 3
     assert CANARY not in f"{error} {error!r} {error.to_wire()} {error.__cause__!r} {caplog.text}"
+
+
+def test_a_key_in_the_wrong_argument_is_not_repeated() -> None:
+    """A key would be copied from a traceback."""
+    wrong: Any
+    for wrong in (
+        [{"api_key": CANARY}],
+        CANARY,
+        {"api_key": CANARY},
+        {"a": [CANARY]},
+        {"a": {"api_key": [CANARY]}},
+    ):
+        error = refused(lms=wrong)
+        assert CANARY not in f"{error} {error.to_wire()}"
 
 
 def test_who_wrote_a_key_is_told_how_to_refer_to_it() -> None:

@@ -67,10 +67,10 @@ WRONG: dict[str, tuple[str | bytes, int | None, str]] = {
     "a value for a table": (
         "[lm]\nfast = 'openai/x'",
         2,
-        "lm.fast has to be a table of options, not 'openai/x'",
+        "lm.fast has to be a table of options by name, not str",
     ),
     "an array of tables": ("[[pool]]\nworkers = 1", 1, "pool has to be a table of options"),
-    "no table at all": ("\npool = 4", 2, "pool has to be a table of options, not 4"),
+    "no table at all": ("\npool = 4", 2, "pool has to be a table of options by name, not int"),
     "no model": (
         "[pool.a]\n[lm.fast]\ntemperature = 0",
         2,

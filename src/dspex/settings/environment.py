@@ -70,7 +70,8 @@ def of_environment(environ: Mapping[str, str], names: Iterable[Path]) -> tuple[L
             wrong = checks.refuse(path[-1], kind.wants, masked(path, text))
             raise origin.blame(wrong, path) from None
         layer.values[path] = value
-        for length in range(1, len(path) + 1):
+        layer.origins[path] = origin
+        for length in range(2, len(path)):
             layer.origins.setdefault(path[:length], origin)
     return layer, ignored
 

@@ -141,7 +141,7 @@ def of_arguments(lms: Mapping[str, Any], pools: Mapping[str, Any]) -> Layer:
     layer = Layer()
     for option, key, given in (("lms", "lm", lms), ("pools", "pool", pools)):
         if not isinstance(given, Mapping):
-            raise checks.refuse(option, "a mapping of names to options", given, "Settings")
+            raise _no_table(option, given)
         _walk({key: given}, ROOT, (), lambda _: ARGUMENT, layer)
     return layer
 
@@ -166,18 +166,20 @@ def _walk(
             # An object, ``PoolOptions(...)`` or ``Retry(...)``, sets all of its fields.
             inner = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value
             if not isinstance(inner, Mapping):
-                raise origin(here).placed(_wrong(here, "a table of options", value))
+                raise origin(here).placed(_no_table(dotted(here), value))
             layer.origins[here] = origin(here)
             _walk(inner, kind, here, origin, layer)
         elif kind.fits(value) or (here[-1] == "api_key" and callable(value)):
             layer.values[here] = value
             layer.origins[here] = origin(here)
         else:
-            raise origin(here).placed(_wrong(here, kind.wants, value))
+            raise origin(here).placed(checks.refuse(dotted(here), kind.wants, masked(here, value)))
 
 
-def _wrong(path: Path, wants: str, value: object) -> InvalidOption:
-    return checks.refuse(dotted(path), wants, masked(path, value))
+def _no_table(option: str, value: object) -> InvalidOption:
+    # Without the value: who leaves the name of a profile out has his key there.
+    wrong = f"{option} has to be a table of options by name, not {type(value).__name__}"
+    return InvalidOption(wrong, details={"option": option})
 
 
 def _unknown(path: Path, shape: Table) -> InvalidOption:

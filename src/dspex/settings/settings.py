@@ -128,7 +128,8 @@ class Settings:
     def sources(self) -> dict[str, Source]:
         """Every option by its name in a file (``"pool.general.workers"``), with where its value came from.
 
-        Keys are not shown.
+        Each is a named tuple ``(value, origin)``. The value is as it may be shown, without keys. The origin
+        is ``"argument"``, file and line (``"dspex.toml:3"``), the variable, or ``"default"``.
         """
         paths = [(name,) for name in _OPTIONS]
         values: dict[tuple[str, ...], Any] = {path: getattr(self, path[0]) for path in paths}
@@ -146,7 +147,12 @@ class Settings:
         Returns:
             The place, that of its table if the option itself is not written, or None if neither is.
         """
-        written = {dotted(path): origin for path, origin in self._layer.origins.items() if origin.details}
+        # Not "lm" and "pool" themselves: they are wherever the first of their tables is.
+        written = {
+            dotted(path): origin
+            for path, origin in self._layer.origins.items()
+            if origin.details and (path[1:] or path in self._layer.values)
+        }
         nearest = max((name for name in written if _within(option, name)), key=len, default=None)
         return None if nearest is None else written[nearest].text
 
@@ -179,7 +185,7 @@ class Settings:
             InvalidOption: There is no such option, or it does not take that value.
         """
         if not isinstance(given, Mapping):
-            raise checks.refuse("pools", "a mapping of names to options", given, "Runtime")
+            raise checks.refuse("pools", "a mapping of names to options", type(given), "Runtime")
         layer = self._layer.without(("pool", name) for name, options in given.items() if options is None)
         layer.add(of_arguments({}, {name: options for name, options in given.items() if options is not None}))
         return {**defaults, **pools_of(layer, defaults)}
