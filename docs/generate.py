@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from render import WIDTH, attributes, code, described, page, read, struct, table
+from render import WIDTH, attributes, code, described, option_rows, page, read, struct, table
 from typer.testing import CliRunner
 
 import dspex
@@ -24,10 +24,12 @@ from dspex.cli.app import app
 from dspex.lm.providers import PROVIDERS
 from dspex.program import catalogue, fieldtypes, signature
 from dspex.runtime import bridge, call
+from dspex.settings.options import LMOptions, RuntimeOptions
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference"
 SOURCE = Path(dspex.__file__).parent
+EXAMPLE = SOURCE.parents[1] / "examples" / "settings" / "dspex.toml"
 
 # What each command of a worker takes and answers; the names are compared with those of a running worker.
 _COMMANDS = {
@@ -117,24 +119,32 @@ def _raised() -> set[str]:
 
 
 def settings_page() -> str:
-    """The options of a runtime and of a pool."""
+    """Every option of a settings file, and the classes that code has for them."""
+    rows = [
+        *option_rows((), RuntimeOptions),
+        *option_rows(("lm", "NAME"), LMOptions),
+        *option_rows(("lm", "NAME", "retry"), dspex.Retry),
+        *option_rows(("lm", "NAME", "limits"), dspex.Limits),
+        *option_rows(("pool", "NAME"), dspex.PoolOptions),
+    ]
     return page(
         "Settings",
-        "Options are small objects that are checked when they are made: a wrong name is a `TypeError`, a "
-        'value that an option does not take is an `InvalidOption` with `details["option"]`. They are given '
-        "to the [runtime](adapter.md#runtime).",
-        code(
-            "import dspex\n\n"
-            "runtime = dspex.Runtime(\n"
-            '    lm="local",\n'
-            '    pools={"general": dspex.PoolOptions(workers=4)},\n'
-            '    settings=dspex.Settings(allow_modules=["shop.jobs"]),\n'
-            ")"
-        ),
-        "## PoolOptions",
-        struct(dspex.PoolOptions),
+        "How options are set, and which place is stronger, is told in [Settings](../how-to/settings.md).",
+        "## Every option",
+        "The name is that of a file: `pool.general.workers` is `workers` in the table `[pool.general]`. "
+        "`NAME` is a name of yours, which a variable has in upper case. In `lm.NAME` any further key is a "
+        "request parameter, and goes to the provider under its own name.",
+        table(("Option", "Type", "Default", "Unit", "Variable", "Meaning"), rows),
+        "`DSPEX_SETTINGS` names the settings file.",
+        "## A file",
+        code(EXAMPLE.read_text(encoding="utf-8").strip(), "toml"),
         "## Settings",
-        struct(dspex.Settings),
+        described("Settings", dspex.Settings),
+        *_methods("settings", dspex.Settings, ("sources", "place", "to_dict", "reloaded")),
+        "## PoolOptions",
+        read(dspex.PoolOptions).text,
+        "Its fields are the options of `pool.NAME` above. A wrong name is a `TypeError`, a value that an "
+        'option does not take is an `InvalidOption` with `details["option"]`.',
     )
 
 
@@ -354,7 +364,13 @@ def cli_page() -> str:
         "## Environment",
         table(
             ("Variable", "Meaning"),
-            [("`DSPEX_LM`", "The LM when `--lm` is not given. Only the command line reads it.")],
+            [
+                (
+                    "`DSPEX_LM`",
+                    "The LM when `--lm` is not given. Here it comes before the file's `default_lm`.",
+                ),
+                ("`DSPEX_SETTINGS`", "The settings file."),
+            ],
         ),
     )
 

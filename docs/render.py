@@ -10,12 +10,16 @@ from typing import Any
 
 import msgspec
 
+from dspex.settings.environment import variable
+
 #: Columns of a line of code.
 WIDTH = 100
 _NOTE = "<!-- Written by docs/generate.py from the code. Change the docstrings there, not this page. -->"
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$")
 _ENTRY = re.compile(r"^    (\*{0,2}[\w.]+): (.*)$")
 _MIB = 1024 * 1024
+# The word of an option's meaning that is its unit.
+_UNIT = re.compile(r"\b(seconds|bytes|tokens)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,26 @@ def page(title: str, *parts: str) -> str:
 
 def default(value: Any) -> str:
     """A default as a reader would write it."""
-    if type(value).__name__ == "_Unset":
+    if type(value).__name__ in {"_Unset", "UnsetType"}:
         return "..."
     if isinstance(value, int) and not isinstance(value, bool) and value >= _MIB and value % _MIB == 0:
         return f"{value // _MIB} * 1024 * 1024"
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
+def default_of(field: msgspec.structs.FieldInfo) -> str:
+    """The default of a field, or that it has none."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return f"`{default(field.default_factory())}`"
+    return "required" if field.default is msgspec.NODEFAULT else f"`{default(field.default)}`"
+
+
 def spelled(annotation: Any) -> str:
     """An annotation as a reader would write it."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
     text = re.sub(r"\bPrompt\b", "str | Sequence[Mapping[str, Any]]", text)
-    return text.replace("_Unset | ", "").replace("'", '"')
+    text = re.sub(r"\b(_Unset|UnsetType) \| | \| UnsetType\b", "", text)
+    return text.replace("'", '"')
 
 
 def signature_of(name: str, function: Callable[..., Any]) -> str:
@@ -138,6 +150,9 @@ def described(name: str, function: Callable[..., Any]) -> str:
     if "Args" in doc.entries:
         rows = [(f"`{arg}`", markdown(words)) for arg, words in doc.entries["Args"].items()]
         parts.append(table(("Parameter", "Meaning"), rows))
+    if "Attributes" in doc.entries:
+        rows = [(f"`{name}`", markdown(words)) for name, words in doc.entries["Attributes"].items()]
+        parts.append(table(("Attribute", "Meaning"), rows))
     if "Returns" in doc.free:
         parts.append("Returns: " + markdown(" ".join(doc.free["Returns"].split())))
     if "Raises" in doc.entries:
@@ -155,20 +170,10 @@ def struct(kind: type[msgspec.Struct]) -> str:
     known: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         known |= inspect.get_annotations(base)
-    rows = []
-    for field in msgspec.structs.fields(kind):
-        if field.default_factory is not msgspec.NODEFAULT:
-            standard = default(field.default_factory())
-        else:
-            standard = "required" if field.default is msgspec.NODEFAULT else default(field.default)
-        rows.append(
-            (
-                f"`{field.name}`",
-                f"`{spelled(known[field.name])}`",
-                standard if standard == "required" else f"`{standard}`",
-                markdown(words[field.name]),
-            )
-        )
+    rows = [
+        (f"`{field.name}`", f"`{spelled(known[field.name])}`", default_of(field), markdown(words[field.name]))
+        for field in msgspec.structs.fields(kind)
+    ]
     properties = [(name, member) for name, member in vars(kind).items() if isinstance(member, property)]
     more = [f"`.{name}`: {read(member).text}" for name, member in properties]
     fields = table(("Field", "Type", "Default", "Meaning"), rows) if rows else ""
@@ -180,3 +185,20 @@ def attributes(kind: type) -> str:
     doc = read(kind)
     rows = [(f"`{name}`", markdown(words)) for name, words in doc.entries["Attributes"].items()]
     return f"{doc.text}\n\n{table(('Attribute', 'Meaning'), rows)}"
+
+
+def option_rows(table_of: tuple[str, ...], kind: type[msgspec.Struct]) -> Iterable[tuple[str, ...]]:
+    """The options of one table of a settings file: name, type, default, unit, variable and meaning."""
+    words = read(kind).entries["Attributes"]
+    types = inspect.get_annotations(kind)
+    for field in msgspec.structs.fields(kind):
+        path = (*table_of, field.name)
+        unit = _UNIT.search(words[field.name].partition(". ")[0])
+        yield (
+            f"`{'.'.join(path)}`",
+            f"`{spelled(types[field.name])}`",
+            default_of(field),
+            unit[0].lower() if unit else "",
+            f"`{variable(path)}`",
+            markdown(words[field.name]),
+        )

@@ -1,6 +1,6 @@
 """Many questions at once, with a progress bar.
 
-Takes its model from DSPEX_LM and DSPEX_BASE_URL, as quickstart.py does. The embedded model answers two at a
+Takes its model from DSPEX_LM and LM_BASE_URL, as quickstart.py does. The embedded model answers two at a
 time, so twenty take it half a minute; the first argument is another number of questions.
 """
 
@@ -14,7 +14,7 @@ from rich.progress import track
 
 import dspex
 
-LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("DSPEX_BASE_URL"))
+LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("LM_BASE_URL"))
 
 
 async def answer(adapter: dspex.DSPyAdapter, number: int) -> int:

@@ -1,6 +1,6 @@
 """What can go wrong, and what the errors say.
 
-Takes its model from DSPEX_LM and DSPEX_BASE_URL, as quickstart.py does.
+Takes its model from DSPEX_LM and LM_BASE_URL, as quickstart.py does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import dspex
 
-LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("DSPEX_BASE_URL"))
+LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("LM_BASE_URL"))
 
 
 def attempt(what: str, call: Callable[[], object]) -> None:

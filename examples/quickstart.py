@@ -1,6 +1,6 @@
 """One question, one answer.
 
-DSPEX_LM names the model; without it the embedded one answers, which needs no key. DSPEX_BASE_URL is the
+DSPEX_LM names the model; without it the embedded one answers, which needs no key. LM_BASE_URL is the
 address of a server of your own.
 """
 
@@ -10,7 +10,7 @@ import os
 
 import dspex
 
-LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("DSPEX_BASE_URL"))
+LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("LM_BASE_URL"))
 
 
 def main() -> None:

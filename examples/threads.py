@@ -1,6 +1,6 @@
 """One adapter, shared by several threads, as in a threaded web server.
 
-Takes its model from DSPEX_LM and DSPEX_BASE_URL, as quickstart.py does.
+Takes its model from DSPEX_LM and LM_BASE_URL, as quickstart.py does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import dspex
 
-LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("DSPEX_BASE_URL"))
+LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("LM_BASE_URL"))
 CITIES = ("Lisbon", "Oslo", "Prague", "Rome")
 
 

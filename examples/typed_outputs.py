@@ -1,6 +1,6 @@
 """Outputs of declared types, from a signature with instructions and descriptions.
 
-Takes its model from DSPEX_LM and DSPEX_BASE_URL, as quickstart.py does.
+Takes its model from DSPEX_LM and LM_BASE_URL, as quickstart.py does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 
 import dspex
 
-LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("DSPEX_BASE_URL"))
+LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("LM_BASE_URL"))
 TRIAGE = dspex.Signature(
     inputs=(dspex.Field("mail"),),
     outputs=(

@@ -51,7 +51,7 @@ def run(example: str, **environment: str) -> tuple[str, str]:
 
 def run_there(example: str, provider: Provider) -> tuple[str, str]:
     """The same, with the tests' provider for a model."""
-    return run(example, DSPEX_LM="openai/model", DSPEX_BASE_URL=provider.base_url)
+    return run(example, DSPEX_LM="openai/model", LM_BASE_URL=provider.base_url)
 
 
 def test_every_example_is_tried() -> None:

@@ -222,3 +222,38 @@ def test_a_key_is_found_nowhere_but_in_its_request(
     assert all(CANARY not in json.dumps(request.body) + request.path for request in provider.requests)
     assert [text for text in texts if CANARY in text] == []
     until(lambda: not psutil.Process().children(recursive=True))
+
+
+# Reloading
+
+
+async def test_profiles_of_the_settings_file_are_read_again_without_a_restart(
+    provider: Provider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another model or key would cost every call that runs."""
+    file = tmp_path / "dspex.toml"
+
+    def write(model: str, more: str = "") -> None:
+        profile = f'[lm.fast]\nmodel = "openai/{model}"\nbase_url = "{provider.base_url}"\n'
+        file.write_text(f'default_lm = "fast"\n{more}{profile}')
+
+    write("first")
+    async with dspex.Runtime(settings=dspex.Settings(file=file), pools=ONE) as runtime:
+        adapter = runtime.adapter()
+        await adapter.agenerate("q")
+        write("second", "max_payload = 4096\n")
+        await runtime.areload()
+        assert "max_payload has changed" in caplog.text
+        await adapter.agenerate("q")
+        await adapter.agenerate("q", lm="fast")
+        write("third", "nonsense = 1\n")
+        with pytest.raises(dspex.InvalidOption, match=r"dspex\.toml:2"):
+            await runtime.areload()
+        await adapter.agenerate("q")
+        await runtime.pool("general").aexecute(
+            "configure_lm", {"name": "fast", "model": "openai/given", "base_url": provider.base_url}
+        )
+        write("fourth")
+        await asyncio.to_thread(runtime.reload)
+        await adapter.agenerate("q")
+    assert [r.model for r in provider.requests] == ["first", "second", "second", "second", "given"]

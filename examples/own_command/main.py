@@ -1,6 +1,6 @@
 """A command of one's own, then a question about what it found.
 
-Takes its model from DSPEX_LM and DSPEX_BASE_URL, as quickstart.py does. Run it as
+Takes its model from DSPEX_LM and LM_BASE_URL, as quickstart.py does. Run it as
 ``python examples/own_command/main.py``: the workers find ``texts.py`` where this script would.
 """
 
@@ -11,7 +11,7 @@ import os
 
 import dspex
 
-LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("DSPEX_BASE_URL"))
+LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("LM_BASE_URL"))
 TEXT = (
     "The lighthouse stood on a rock. Every night the keeper lit the lamp of the lighthouse. "
     "One night a storm put out the lamp, and the keeper climbed the lighthouse in the dark."

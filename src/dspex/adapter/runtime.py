@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import os
@@ -32,11 +33,14 @@ class Runtime:
 
     Args:
         lm: The LM of calls that name none: ``"openai/gpt-5-mini"``, ``"local"``, ``"local:/path.gguf"``, the
-            name of a profile in ``lms``, or an ``LM``; None is what ``DSPEX_LM`` names. That there is none,
-            or no key for it, is no error until a call needs it.
-        lms: Profiles by name.
-        pools: Options by name. The pool ``general`` exists in any case, with a worker per core.
-        settings: What holds for the whole runtime.
+            name of a profile, or an ``LM``; None is the settings' ``default_lm``. That there is none, or no
+            key for it, is no error until a call needs it.
+        lms: Profiles by name, over those of the settings.
+        pools: Options by name, over those of the settings: ``PoolOptions`` take the place of what the
+            settings say of that pool, a mapping such as ``{"workers": 1}`` changes what it names, and None
+            leaves the pool out. The pool ``general`` exists in any case, with a worker per core.
+        settings: What holds for the whole runtime; None is ``Settings()``, which reads the settings file and
+            the environment.
         start_timeout: Seconds within which each pool has to have a ready worker.
         wait: Whether opening waits for that.
     """
@@ -46,7 +50,7 @@ class Runtime:
         lm: LM | str | None = None,
         *,
         lms: Mapping[str, LM | str] | None = None,
-        pools: Mapping[str, PoolOptions] | None = None,
+        pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None = None,
         settings: Settings | None = None,
         start_timeout: float = 60.0,
         wait: bool = True,
@@ -159,6 +163,25 @@ class Runtime:
     def pool(self, name: str = DEFAULT_POOL) -> Bridge:
         """One pool, for commands by name."""
         return Bridge(self.core, self.portal, self.programs, name)
+
+    def reload(self) -> None:
+        """Read the settings file and the environment again, and take over their LM profiles and default LM.
+
+        Calls that run keep the LM they began with. Profiles given in code, and those that ``configure_lm``
+        made, stay as they are. Other options hold from the next runtime on; a warning is logged if one has
+        changed.
+
+        Raises:
+            InvalidOption: The settings are wrong; everything stays as it was.
+            RuntimeError: Called on the runtime's own event loop; await ``areload`` there.
+        """
+        settings = self.core.reloaded()
+        self.portal.run(lambda: self.core.take_over(settings), "areload")
+
+    async def areload(self) -> None:
+        """``reload`` for event loops."""
+        settings = await asyncio.to_thread(self.core.reloaded)
+        await self.portal.wait(lambda: self.core.take_over(settings))
 
     def stats(self) -> RuntimeStats:
         """How pools, workers and calls stand."""

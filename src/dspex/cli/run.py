@@ -52,8 +52,8 @@ def run(
     lm: Annotated[
         str | None,
         typer.Option(
-            help="'openai/gpt-5-mini', 'local', 'local:/path.gguf' and so on. Default: $DSPEX_LM, else "
-            "'local' if it is installed."
+            help="'openai/gpt-5-mini', 'local', 'local:/path.gguf', or a profile of the settings file. "
+            "Default: $DSPEX_LM, else the file's default_lm, else 'local' if it is installed."
         ),
     ] = None,
     base_url: Annotated[
@@ -74,11 +74,15 @@ def run(
 
     Nothing but the answer goes to standard output.
 
+    Settings are read from dspex.toml, or [tool.dspex] in pyproject.toml, here or above; $DSPEX_SETTINGS names
+    another file.
+
     Exit codes: 0 done, 1 the call failed, 2 the command line is wrong.
     """
     try:
-        chosen = _choose(lm, base_url, api_key)
-        response = _ask(module, signature, arguments or [], chosen, timeout, quiet=as_json)
+        settings = dspex.Settings()
+        chosen = _choose(lm, base_url, api_key, settings)
+        response = _ask(module, signature, arguments or [], chosen, timeout, settings, quiet=as_json)
     except dspex.DspexError as error:
         problem(error, as_json=as_json)
         raise typer.Exit(_BAD_USAGE if isinstance(error, _USAGE) else _FAILED) from None
@@ -92,14 +96,21 @@ def run(
 
 
 def _ask(
-    module: str, signature: str, arguments: list[str], lm: dspex.LM | None, timeout: float, *, quiet: bool
+    module: str,
+    signature: str,
+    arguments: list[str],
+    lm: dspex.LM | str | None,
+    timeout: float,
+    settings: dspex.Settings,
+    *,
+    quiet: bool,
 ) -> dspex.Response:
     parsed = parse(signature)
     prompt, inputs = _inputs(parsed, arguments)
     # What can be refused is refused before a process or a model is started.
     make(module, fill(parsed, prompt, inputs)[0])
     with Progress(quiet=quiet) as progress:
-        runtime = dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)})
+        runtime = dspex.Runtime(lm, pools=_one_worker(settings), settings=settings)
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
             return runtime.adapter(timeout=timeout).generate(
@@ -107,14 +118,23 @@ def _ask(
             )
 
 
-def _choose(lm: str | None, base_url: str | None, api_key: str | None) -> dspex.LM | None:
-    """The LM asked for, else the environment's, else the embedded one if its runtime is installed.
+def _one_worker(settings: dspex.Settings) -> dict[str, dspex.PoolOptions | None]:
+    """One question needs one worker, prepared as the settings say, and none of their other pools."""
+    general = settings.pools.get("general", dspex.PoolOptions())
+    one = dspex.PoolOptions(workers=1, pass_env=general.pass_env, preload=general.preload)
+    return {**dict.fromkeys(settings.pools), "general": one}
+
+
+def _choose(
+    lm: str | None, base_url: str | None, api_key: str | None, settings: dspex.Settings
+) -> dspex.LM | str | None:
+    """The LM asked for, else the environment's, else the file's, else the embedded one if it is installed.
 
     Raises:
         InvalidOption: The options do not make an LM.
         UnknownProvider: It names a provider that is not known.
     """
-    chosen = lm or os.environ.get("DSPEX_LM")
+    chosen = lm or os.environ.get("DSPEX_LM") or settings.default_lm
     if not chosen:
         if base_url or api_key:
             raise dspex.InvalidOption(
@@ -127,6 +147,14 @@ def _choose(lm: str | None, base_url: str | None, api_key: str | None) -> dspex.
             "a key on a command line can be read by everybody on this machine; put it in a variable and "
             "pass --api-key env:NAME",
             details={"option": "api_key"},
+        )
+    if base_url is None and api_key is None:
+        return chosen
+    if chosen in settings.lms:
+        raise dspex.InvalidOption(
+            f"--base-url and --api-key go with a model, and {chosen!r} is a profile with its own; name the "
+            "model with --lm",
+            details={"option": "lm"},
         )
     return dspex.LM(chosen, base_url=base_url, api_key=api_key)
 

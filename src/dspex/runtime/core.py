@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from dspex.errors import DspexError, InvalidOption, PoolUnhealthy
+from dspex.lm.named import from_settings
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import Preparation, ZygoteClient
-from dspex.runtime.models import Models
+from dspex.runtime.models import Models, as_lm, find
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 
@@ -23,27 +25,62 @@ class Core:
     """A runtime without its faces. All of it lives on one loop.
 
     Args:
-        lm: The LM of calls that name none.
-        lms: Profiles by name.
-        pools: Options by name; the pool ``general`` exists in any case.
-        settings: What holds for all of it.
+        lm: The LM of calls that name none; None is that of the settings.
+        lms: Profiles by name, over those of the settings.
+        pools: Options by name, over those of the settings; the pool ``general`` exists in any case.
+        settings: What holds for all of it; None reads file and environment.
     """
 
     def __init__(
         self,
         lm: LM | str | None,
         lms: Mapping[str, LM | str] | None,
-        pools: Mapping[str, PoolOptions] | None,
+        pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None,
         settings: Settings | None,
     ) -> None:
         self.bus = Bus()
-        self.settings = settings or Settings()
-        self.models = Models(lm, lms or {}, self.settings.local_model, self.bus)
-        self._options = {DEFAULT_POOL: PoolOptions(), **(pools or {})}
+        self.settings = Settings() if settings is None else settings
+        self._given = (lm, dict(lms or {}))
+        self.models = Models(self.settings.local_model, self.bus)
+        self.models.replace(*self._profiles(self.settings))
+        self._options = self.settings.pools_over({DEFAULT_POOL: PoolOptions()}, pools or {})
         self._pools: dict[str, LocalPool] = {}
         self._zygotes: dict[Preparation, ZygoteClient] = {}
         self._warming: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+
+    def _profiles(self, settings: Settings) -> tuple[LM | str | None, dict[str, LM]]:
+        """The default LM, and all profiles: those of the settings under those of the runtime."""
+        given, lms = self._given
+        named = {**from_settings(settings), **{name: as_lm(lm) for name, lm in lms.items()}}
+        default = settings.default_lm if given is None else given
+        try:
+            if default is not None:
+                find(default, named)
+        except DspexError as error:
+            if given is not None:
+                raise
+            wrong = type(error)(error.message, details={**error.details, "option": "default_lm"})
+            raise settings.blame(wrong) from None
+        return default, named
+
+    def reloaded(self) -> Settings:
+        """The settings read again and checked; nothing is changed. From any thread: it reads a file.
+
+        Raises:
+            InvalidOption: They are wrong.
+        """
+        settings = self.settings.reloaded()
+        self._profiles(settings)
+        return settings
+
+    async def take_over(self, settings: Settings) -> None:
+        """Have the profiles and the default LM of these settings from now on."""
+        for name in ("allow_modules", "python", "local_model", "max_payload", "max_result", "pools"):
+            if getattr(settings, name) != getattr(self.settings, name):
+                _log.warning("%s has changed and holds from the next runtime on", name)
+        self.settings = settings
+        self.models.replace(*self._profiles(settings))
 
     async def open(self, start_timeout: float, *, wait: bool) -> None:
         """Start the pools, and the embedded model when it is the default.

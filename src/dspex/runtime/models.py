@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,18 +41,15 @@ class Models:
     """The language models of one runtime, on its loop.
 
     Args:
-        default: The LM of calls that name none; None is what ``DSPEX_LM`` names, if it is set.
-        named: Profiles by name.
         local_model: File of the embedded model; None is the packaged one.
         bus: Told of the embedded model's progress.
     """
 
-    def __init__(
-        self, default: LM | str | None, named: Mapping[str, LM | str], local_model: str | None, bus: Bus
-    ) -> None:
-        self._named = {name: as_lm(lm) for name, lm in named.items()}
-        default = default if default is not None else os.environ.get("DSPEX_LM") or None
-        self._default = None if default is None else self.find(default)
+    def __init__(self, local_model: str | None, bus: Bus) -> None:
+        self._default: LM | str | None = None
+        self._named: dict[str, LM] = {}
+        self._configured: dict[str, LM] = {}
+        self._configured_default: LM | None = None
         self._local_model = local_model
         self._bus = bus
         self.gates = Gates()
@@ -62,6 +58,15 @@ class Models:
         self._next = 1
         self._keys = Keys()
 
+    def replace(self, default: LM | str | None, named: dict[str, LM]) -> None:
+        """Have these profiles from now on; those that ``configure`` made stay.
+
+        Args:
+            default: The LM of calls that name none; a name stays one, so that it follows its profile.
+            named: Profiles by name.
+        """
+        self._default, self._named = default, named
+
     def find(self, lm: LM | str | None) -> LM:
         """The LM that a caller means: an ``LM``, a profile's name, a model's name, or None for the default.
 
@@ -69,23 +74,18 @@ class Models:
             InvalidOption: It is none of these.
             LMNotConfigured: None was given and there is no default.
         """
-        if lm is None:
-            if self._default is None:
-                raise LMNotConfigured(
-                    "no language model: pass lm='openai/gpt-5-mini', or lm='local' for a model on this "
-                    "machine, to Runtime, adapter or call",
-                    details={"variable": "DSPEX_LM"},
-                )
-            return self._default
-        if isinstance(lm, str) and lm in self._named:
-            return self._named[lm]
-        if isinstance(lm, str) and "/" not in lm and not lm.startswith("local"):
-            known = ", ".join(self._named) or "none"
-            raise InvalidOption(
-                f"no LM profile {lm!r}; profiles: {known}. A model is written 'provider/name'",
-                details={"option": "lm", "known": list(self._named)},
+        if isinstance(lm, LM):
+            return lm
+        if lm is not None:
+            return find(lm, self._named | self._configured)
+        default = self._configured_default or self._default
+        if default is None:
+            raise LMNotConfigured(
+                "no language model: pass lm='openai/gpt-5-mini', or lm='local' for a model on this "
+                "machine, to Runtime, adapter or call",
+                details={"variable": "DSPEX_LM"},
             )
-        return as_lm(lm)
+        return self.find(default)
 
     def configure(self, name: str | None, lm: LM) -> None:
         """Have a profile, or the default, be this LM from now on; calls that run keep theirs.
@@ -95,9 +95,9 @@ class Models:
             lm: The LM.
         """
         if name is None:
-            self._default = lm
+            self._configured_default = lm
         else:
-            self._named[name] = lm
+            self._configured[name] = lm
 
     def may_wait(self, lm: LM | str | None) -> bool:
         """Whether ``resolve`` may take time: the embedded model may have to start, a key to be fetched."""
@@ -151,8 +151,11 @@ class Models:
             LMNotConfigured: What it needs is not there.
             LMUnavailable: It does not start.
         """
-        if self._default is not None and self._default.is_local:
-            await self._local(self._default).endpoint()
+        if (self._configured_default or self._default) is None:
+            return
+        default = self.find(None)
+        if default.is_local:
+            await self._local(default).endpoint()
 
     def _local(self, lm: LM) -> LocalModel:
         path = lm.local_path or self._local_model
@@ -168,6 +171,23 @@ class Models:
         self._keys.close()
         for model in self._locals.values():
             await model.aclose()
+
+
+def find(lm: LM | str, named: Mapping[str, LM]) -> LM:
+    """The LM that a caller means by an ``LM``, a profile's name or a model's name.
+
+    Raises:
+        InvalidOption: It is none of these.
+    """
+    if isinstance(lm, str) and lm in named:
+        return named[lm]
+    if isinstance(lm, str) and "/" not in lm and not lm.startswith("local"):
+        known = ", ".join(named) or "none"
+        raise InvalidOption(
+            f"no LM profile {lm!r}; profiles: {known}. A model is written 'provider/name'",
+            details={"option": "lm", "known": list(named)},
+        )
+    return as_lm(lm)
 
 
 def as_lm(lm: LM | str) -> LM:

@@ -1,4 +1,4 @@
-"""Every option, with its default and unit."""
+"""Every option, with its meaning, default and unit."""
 
 from __future__ import annotations
 
@@ -50,25 +50,64 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             msgspec.structs.force_setattr(self, name, checked)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What holds for a whole runtime.
 
     Attributes:
+        default_lm: The LM of calls that name none: a model (``"openai/gpt-5-mini"``), ``"local"``,
+            ``"local:/path.gguf"``, or a profile's name.
         allow_modules: Import paths, each with all below it, that commands, adapters and engines of the
             user may come from. Nothing else is ever imported on a caller's word.
         python: The interpreter of the workers; None is the one that runs this process.
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
-        max_payload: The largest arguments or result of one call in bytes.
+        max_payload: Bytes that the arguments of one call may have.
+        max_result: Bytes that the result of one call may have.
     """
 
+    default_lm: str | None = None
     allow_modules: Iterable[str] = ()
     python: str | None = None
     local_model: str | None = None
-    max_payload: int = 256 * MiB
+    max_payload: int = 512 * MiB
+    max_result: int = 512 * MiB
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
         msgspec.structs.force_setattr(self, "allow_modules", checked)
-        for name in ("python", "local_model"):
+        for name in ("default_lm", "python", "local_model"):
             checks.text(name, getattr(self, name), owner="Settings")
-        checks.whole_number("max_payload", self.max_payload, 1024, owner="Settings")
+        for name in ("max_payload", "max_result"):
+            checks.whole_number(name, getattr(self, name), 1024, owner="Settings")
+
+
+class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile of a language model by its name, as ``dspex.LM`` takes it.
+
+    Any further key is a request parameter and goes to the provider under its own name. Here only the kind
+    of a value is checked; ``LM`` checks the rest when a runtime is made.
+
+    Attributes:
+        model: ``"provider/name"``, ``"local"``, or ``"local:/path/to/model.gguf"``. A profile needs one.
+        api_key: Where the key is: ``"env:NAME"``, ``"file:/path"`` or ``"keyring:name"``. A key itself is
+            refused in a file.
+        base_url: Endpoint of a server that speaks the provider's protocol.
+        temperature: Sampling temperature.
+        max_tokens: The most tokens to generate.
+        timeout: Seconds after which one request fails with ``lm_timeout``.
+        adapter: How DSPy puts a signature into words: ``"chat"``, ``"json"``, ``"xml"``, ``"two_step"``,
+            ``"auto"``, or an import path.
+        extraction_lm: The LM of the second step of ``"two_step"``: another profile's name, or a model.
+        engine: Import path of an engine of your own.
+        schema: Whether the model enforces a JSON schema.
+    """
+
+    model: str
+    api_key: str | None = None
+    base_url: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout: float | None = None
+    adapter: str = "auto"
+    extraction_lm: str | None = None
+    engine: str | None = None
+    schema: bool | None = None
