@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dspex.errors import DspexError, InvalidOption, PoolUnhealthy
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.stats import RuntimeStats
-from dspex.pool.zygote_client import Preparation, ZygoteClient
+from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
 from dspex.runtime.models import Models
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
@@ -27,6 +27,7 @@ class Core:
         lms: Profiles by name.
         pools: Options by name; the pool ``general`` exists in any case.
         settings: What holds for all of it.
+        zygote: Makes what the workers of one preparation come from.
     """
 
     def __init__(
@@ -35,13 +36,15 @@ class Core:
         lms: Mapping[str, LM | str] | None,
         pools: Mapping[str, PoolOptions] | None,
         settings: Settings | None,
+        zygote: Callable[[Preparation], Zygote] = ZygoteClient,
     ) -> None:
         self.bus = Bus()
         self.settings = settings or Settings()
         self.models = Models(lm, lms or {}, self.settings.local_model, self.bus)
         self._options = {DEFAULT_POOL: PoolOptions(), **(pools or {})}
         self._pools: dict[str, LocalPool] = {}
-        self._zygotes: dict[Preparation, ZygoteClient] = {}
+        self._make_zygote = zygote
+        self._zygotes: dict[Preparation, Zygote] = {}
         self._warming: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -89,10 +92,10 @@ class Core:
             # No error until a call needs it, which then gets its own.
             _log.info("the default LM is not ready: %s", error.message)
 
-    def _zygote(self, options: PoolOptions) -> ZygoteClient:
+    def _zygote(self, options: PoolOptions) -> Zygote:
         preparation = Preparation(self.settings.python, tuple(options.pass_env), tuple(options.preload))
         if preparation not in self._zygotes:
-            self._zygotes[preparation] = ZygoteClient(preparation)
+            self._zygotes[preparation] = self._make_zygote(preparation)
         return self._zygotes[preparation]
 
     def pool(self, name: str) -> LocalPool:

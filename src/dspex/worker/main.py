@@ -39,6 +39,7 @@ from dspex.worker import faults
 from dspex.worker.build import LMs, Programs
 from dspex.worker.commands import Commands
 from dspex.worker.engine import CallScope, current
+from dspex.worker.threads import waiting
 
 _log = logging.getLogger("dspex.worker")
 
@@ -76,6 +77,7 @@ class Worker:
         self._limit = options.max_payload
         self._commands = Commands(self, options.allow_modules, options.slots)
         self._ended = asyncio.Event()
+        self._waiting: set[asyncio.Future[Any]] = set()
         self._channel: Channel[ToWorker] = Channel(
             sock,
             read_by_worker,
@@ -94,6 +96,19 @@ class Worker:
             if running.task is not None:
                 running.task.cancel()
         await self._channel.flushed()
+
+    def leave(self) -> list[asyncio.Task[None]]:
+        """Say nothing more and stop what can be stopped, where the process does not end with its worker.
+
+        Returns:
+            The calls that ran, which have been told to stop.
+        """
+        self._channel.close()
+        self._ended.set()
+        tasks = [running.task for running in self.running.values() if running.task is not None]
+        for stopping in (*tasks, *self._waiting):
+            stopping.cancel()
+        return tasks
 
     def _on_close(self, reason: str | None) -> None:
         if reason is not None:
@@ -144,6 +159,7 @@ class Worker:
     async def _run(self, call: Call, running: Running) -> None:
         scope = CallScope(call.deadline)
         current.set(scope)
+        waiting.set(self._waiting)
         started = time.monotonic()
         error: DspexError | None = None
         data = b""
