@@ -91,6 +91,11 @@ class ScriptedLM(LM):
         return None if self._script.replies is None else len(self._script.replies)
 
     @property
+    def in_flight(self) -> int:
+        """How many requests wait for their replies."""
+        return self._server.in_flight
+
+    @property
     def peak_in_flight(self) -> int:
         """The most requests that waited for their replies at one time."""
         return self._server.peak_in_flight
