@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import enum
 import gc
 import http.client
@@ -99,13 +99,13 @@ class Place(pydantic.BaseModel):
 
 @dataclass
 class Day:
-    at: datetime.date
+    at: dt.date
 
 
 @pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
 def test_values_of_ones_own_are_written_out(runtime: dspex.Runtime, adapter: str) -> None:
     """If this failed, a test could not reply with the objects that it compares with."""
-    reply = {"mood": Mood.GOOD, "places": [Place(name="Rome")], "day": Day(datetime.date(2026, 1, 2))}
+    reply = {"mood": Mood.GOOD, "places": [Place(name="Rome")], "day": Day(dt.date(2026, 1, 2))}
     signature = "question -> mood: Literal['good', 'bad'], places: list[dict[str, str]], day: dict[str, Any]"
     with ScriptedLM([reply], adapter=adapter) as lm:
         outputs = ask(runtime, lm, signature=signature)

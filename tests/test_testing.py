@@ -1,4 +1,4 @@
-"""The same calls on worker processes and in this process: the same outcomes, and the differences by design."""
+"""The same calls on worker processes and in this process: the same outcomes; then what differs by design."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import dspex
-from dspex.testing import Drop, Failure, InProcessRuntime, Reply, ScriptedLM, raw
+from dspex.testing import Drop, Failure, InProcessRuntime, Reply, Request, ScriptedLM, raw
 
 SETTINGS = dspex.Settings(allow_modules=("tests.commands",), max_payload=256 * 1024)
 QA = "question -> answer"
@@ -135,8 +135,7 @@ async def test_a_cancelled_call_stops_the_request(runtime: dspex.Runtime) -> Non
     """If this failed, a caller that goes away would leave its work behind."""
     with ScriptedLM([Reply("late", delay=30)]) as lm:
         call = asyncio.create_task(runtime.adapter(lm=lm).agenerate("?", signature=QA))
-        while not lm.requests:
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(_eventually, lambda: lm.requests)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -192,9 +191,9 @@ async def test_many_at_once_keep_their_answers(runtime: dspex.Runtime) -> None:
     """If this failed, concurrent calls of a test would get each other's replies."""
     together = asyncio.Barrier(64)
 
-    async def reply(request: object) -> str:
+    async def reply(request: Request) -> str:
         await together.wait()
-        return request.inputs["question"][::-1]  # type: ignore[attr-defined,no-any-return]
+        return request.inputs["question"][::-1]
 
     with ScriptedLM(reply) as lm:
         adapter = runtime.adapter(lm=lm)
@@ -257,8 +256,7 @@ def test_a_full_pool_says_so(kind: type[dspex.Runtime]) -> None:
 
     async def calls(adapter: dspex.DSPyAdapter) -> list[str]:
         running = asyncio.create_task(adapter.agenerate("1", signature=QA))
-        while not lm.requests:
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(_eventually, lambda: lm.requests)
         waiting = asyncio.create_task(adapter.agenerate("2", signature=QA))
         await asyncio.sleep(0)
         with pytest.raises(dspex.PoolSaturated) as caught:
@@ -362,8 +360,8 @@ def test_a_preload_that_fails_is_named(kind: type[dspex.Runtime]) -> None:
         pass
 
 
-def _eventually(condition: object) -> None:
+def _eventually(condition: Callable[[], object]) -> None:
     end = time.monotonic() + 10
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.005)
