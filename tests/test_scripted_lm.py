@@ -8,6 +8,7 @@ import gc
 import http.client
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import pytest
 
 import dspex
 from dspex.testing import Drop, Failure, InProcessRuntime, Reply, Request, ScriptedLM, raw
+from tests.fresh import fresh
 
 QA = "question -> answer"
 CHAT = "/v1/chat/completions"
@@ -345,3 +347,15 @@ def test_raw_is_sent_as_it_is(runtime: dspex.Runtime) -> None:
     """If this failed, a test could not say what a model says to the letter."""
     with ScriptedLM([raw("[[ ## answer ## ]]\n a \n\n[[ ## completed ## ]]", delay=0.01)]) as lm:
         assert ask(runtime, lm) == {"answer": "a"}
+
+
+def quiet() -> list[str]:
+    with ScriptedLM(["one"]) as lm:
+        with dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)}) as opened:
+            assert opened.adapter().generate("?").response == "one"
+    return [name for name in ("dspy", "litellm", "dspex.worker") if name in sys.modules]
+
+
+def test_with_worker_processes_the_test_loads_no_dspy() -> None:
+    """If this failed, a test that needs no DSPy in its process would wait for its import."""
+    assert fresh(quiet) == []

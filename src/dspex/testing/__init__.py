@@ -7,7 +7,7 @@
 """
 
 from dspex.testing.inprocess import InProcessRuntime
-from dspex.testing.replies import Drop, Failure, Reply, Request, raw
+from dspex.testing.replies import Drop, Failure, Reply, Request, Scripted, raw
 from dspex.testing.scripted import ScriptedLM
 
-__all__ = ["Drop", "Failure", "InProcessRuntime", "Reply", "Request", "ScriptedLM", "raw"]
+__all__ = ["Drop", "Failure", "InProcessRuntime", "Reply", "Request", "Scripted", "ScriptedLM", "raw"]

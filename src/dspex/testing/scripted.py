@@ -56,7 +56,7 @@ class ScriptedLM(LM):
 
     def __init__(
         self,
-        replies: Sequence[Scripted] | Function,
+        replies: Sequence[Scripted] | Callable[[Request], Scripted | Awaitable[Scripted]],
         *,
         model: str = "openai/scripted",
         retry: Retry = _RETRY,
