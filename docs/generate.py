@@ -336,8 +336,8 @@ def testing_page() -> str:
         *[f"`.{name}`: {read(member).text}" for name, member in properties],
         *_methods("lm", lm, ("assert_exhausted", "close")),
         "## Scripted",
-        f"What a script may reply: {' or '.join(f'`{spelled(kind)}`' for kind in get_args(testing.Scripted))}. "
-        "A text, and outputs by name, are short for a `Reply` of them.",
+        "What a script may reply. A text, and outputs by name, are short for a `Reply` of them.",
+        code(f"Scripted = {' | '.join(spelled(kind) for kind in get_args(testing.Scripted))}"),
         *[f"## {kind.__name__}\n\n{struct(kind)}" for kind in (testing.Reply, testing.Failure, testing.Drop)],
         "## raw",
         described("raw", testing.raw),

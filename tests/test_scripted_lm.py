@@ -146,6 +146,8 @@ def test_a_function_replies(runtime: dspex.Runtime) -> None:
     [
         (lambda request: 1 / 0, "the script's function failed: ZeroDivisionError"),
         (lambda request: request.inputs["qeustion"], "KeyError: 'qeustion'"),
+        (lambda request: pytest.fail("not like this"), "Failed: not like this"),
+        (lambda request: next(iter(())), "StopIteration"),
         (lambda request: None, "a scripted reply is a text, outputs by name"),
         (lambda request: {"anwser": ""}, "lacks answer"),
     ],
@@ -245,6 +247,8 @@ def test_what_it_does_not_speak_is_refused(path: str, more: dict[str, Any], said
         lambda: Reply({"a": 1}, as_is=True),
         lambda: Reply("a", delay=-1),
         lambda: Failure(200),
+        lambda: Failure(429.0),  # type: ignore[arg-type]
+        lambda: Reply("a", usage=3),  # type: ignore[arg-type]
         lambda: Failure(429, retry_after=-1),
         lambda: Drop(delay="soon"),  # type: ignore[arg-type]
     ],

@@ -332,6 +332,23 @@ def test_a_runtime_leaves_nothing_open() -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
+@pytest.mark.anyio
+async def test_a_runtime_for_a_whole_suite_keeps_no_connection_to_closed_models(
+    guest: InProcessRuntime,
+) -> None:
+    """If this failed, a suite with one runtime would run out of descriptors in the middle."""
+
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_files()
+    for _ in range(5):
+        with ScriptedLM(["a"] * 8) as lm:
+            adapter = guest.adapter(lm=lm)
+            await asyncio.gather(*(adapter.agenerate(f"q{n}", signature=QA) for n in range(8)))
+    await asyncio.to_thread(_eventually, lambda: open_files() < before + 8)
+
+
 def test_closing_does_not_wait_for_a_thread_that_runs_on() -> None:
     """If this failed, a stuck program would hang the end of its test."""
     released = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -109,14 +110,14 @@ class Server:
         """Listen, and answer from now on.
 
         Raises:
-            OSError: The port is taken.
+            OSError: The port is taken, or there are too many open files.
         """
         self._listener = listener = socket.create_server(("127.0.0.1", self.port), backlog=_BACKLOG)
         self.port = listener.getsockname()[1]
         forks.guard(self)
         started: Future[None] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listener, started)), name="dspex-scripted", daemon=True
+            target=self._run, args=(listener, started), name="dspex-scripted", daemon=True
         )
         self._thread.start()
         started.result()
@@ -136,6 +137,15 @@ class Server:
         """In a forked copy: only the process that started it answers."""
         if self._listener is not None:
             forks.close_descriptor(self._listener.detach())
+
+    def _run(self, listener: socket.socket, started: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(listener, started))
+        except Exception as error:
+            if started.done():
+                raise
+            listener.close()
+            started.set_exception(error)
 
     async def _serve(self, listener: socket.socket, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -192,6 +202,10 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once because the server stops."""
+        if self._post is None:
+            # A client that merely reads the end of an idle connection keeps its own end open: reset it.
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._forget(left=False)
         self._transport.abort()
 

@@ -48,6 +48,8 @@ class Reply(msgspec.Struct, frozen=True):
         checks.number("delay", self.delay, what="a number of seconds", owner="Reply")
         if not isinstance(self.content, str | Mapping) or (self.as_is and not isinstance(self.content, str)):
             raise checks.refuse("content", "a text, or outputs by name", self.content, "Reply")
+        if self.usage is not None and not isinstance(self.usage, Usage):
+            raise checks.refuse("usage", "a Usage", self.usage, "Reply")
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -72,7 +74,7 @@ class Failure(msgspec.Struct, frozen=True):
     delay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.status not in _ERRORS:
+        if not isinstance(self.status, int) or self.status not in _ERRORS:
             raise checks.refuse("status", "an HTTP status from 400 to 599", self.status, "Failure")
         checks.number("retry_after", self.retry_after, optional=True, owner="Failure")
         checks.number("delay", self.delay, what="a number of seconds", owner="Failure")

@@ -179,14 +179,13 @@ class _Script:
 
     async def _called(self, function: Function, request: Request, prompt: Prompt) -> Answer:
         try:
-            if inspect.iscoroutinefunction(function):
-                given = await function(request)
-            else:
-                given = await _in_thread(function, request)
-                if inspect.isawaitable(given):
-                    given = await given
-            reply = checked(given)
-        except Exception as error:  # noqa: BLE001 (whatever the test's function raises is told to its client)
+            is_async = inspect.iscoroutinefunction(function)
+            given = function(request) if is_async else await _in_thread(function, request)
+            reply = checked(await given if inspect.isawaitable(given) else given)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the client has left
+                raise
             return self._refuse(f"the script's function failed: {type(error).__name__}: {error}")
         return self._written(reply, request, prompt)
 
@@ -209,23 +208,23 @@ class _Script:
 async def _in_thread(function: Function, request: Request) -> Any:
     """What the function returns, from a thread that holds up neither other requests nor the process's end."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
+    ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
-    def settle(value: Any, error: Exception | None) -> None:
-        if not done.done():
-            if error is None:
-                done.set_result(value)
-            else:
-                done.set_exception(error)
+    def settle(value: Any, error: BaseException | None) -> None:
+        if not ended.done():
+            ended.set_result((value, error))
 
     def call() -> None:
         value, error = None, None
         try:
             value = function(request)
-        except Exception as raised:  # noqa: BLE001 (it is the outcome)
+        except BaseException as raised:  # noqa: BLE001 (it is the outcome)
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
             loop.call_soon_threadsafe(settle, value, error)
 
     threading.Thread(target=call, name="dspex-script", daemon=True).start()
-    return await done
+    value, error = await ended
+    if error is not None:
+        raise error
+    return value
