@@ -20,7 +20,12 @@ _SCHEMA = "must adhere to the JSON schema: "
 _ONE_OF = "must be one of: "
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
+def _makers(system: str) -> tuple[tuple[str, Maker], ...]:
+    """Name and maker of each output that the instructions list."""
+    return tuple((output.name, _maker(output)) for output in form(system).outputs)
+
+
 def _maker(output: Output) -> Maker:
     """How to make a value of a type that is given by name and by the adapter's note about it."""
     kind, note = output.kind, output.note
@@ -98,8 +103,6 @@ def last_input(prompt: Prompt, inputs: tuple[str, ...]) -> str:
 
 def echoed(prompt: Prompt) -> str:
     """A well-formed reply to any prompt: each output field by its type, text fields with the last input."""
-    asked = form(prompt.system)
-    echo = last_input(prompt, asked.inputs)
-    if not asked.outputs:
-        return echo
-    return rendered(prompt, {output.name: _maker(output)(echo) for output in asked.outputs})
+    echo = last_input(prompt, form(prompt.system).inputs)
+    makers = _makers(prompt.system)
+    return rendered(prompt, {name: make(echo) for name, make in makers}) if makers else echo
