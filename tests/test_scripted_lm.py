@@ -59,6 +59,11 @@ def post(lm: ScriptedLM, body: Any, path: str = CHAT, key: str | None = None) ->
     return answer.status, read.get("error", {}).get("message", "")
 
 
+def servers() -> int:
+    """How many scripted LMs of this process serve."""
+    return sum(thread.name == "dspex-scripted" for thread in threading.enumerate())
+
+
 def test_running_out_is_said_and_never_made_up(runtime: dspex.Runtime) -> None:
     """If this failed, a program that asks once too often would get an invented answer, or be asked again."""
     with ScriptedLM(["one", "two"]) as lm:
@@ -255,10 +260,10 @@ def test_what_it_does_not_speak_is_refused(path: str, more: dict[str, Any], said
 )
 def test_what_cannot_be_scripted_is_refused_where_it_is_written(make: Callable[[], Any]) -> None:
     """If this failed, a slip in a script would show only in the call, or leave a server behind."""
-    threads = threading.active_count()
+    before = servers()
     with pytest.raises(dspex.InvalidOption):
         make()
-    assert threading.active_count() == threads
+    assert servers() == before
 
 
 def test_replies_go_out_in_the_order_of_arrival() -> None:
@@ -304,10 +309,6 @@ def test_closing_ends_what_waits(runtime: dspex.Runtime) -> None:
 
 def test_forgotten_it_closes() -> None:
     """If this failed, each test would leave a thread and a socket behind."""
-
-    def servers() -> int:
-        return sum(thread.name == "dspex-scripted" for thread in threading.enumerate())
-
     gc.collect()
     before = servers()
     lm = ScriptedLM(lambda request: "one")

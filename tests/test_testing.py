@@ -20,14 +20,14 @@ QA = "question -> answer"
 
 @pytest.fixture(scope="module", params=[dspex.Runtime, InProcessRuntime])
 def runtime(request: pytest.FixtureRequest) -> Iterator[dspex.Runtime]:
-    one = {"general": dspex.PoolOptions(workers=1, grace=0.1)}
+    one = {"general": dspex.PoolOptions(workers=1)}
     with request.param(pools=one, settings=SETTINGS) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[InProcessRuntime]:
-    one = {"general": dspex.PoolOptions(workers=1, grace=0.1)}
+    one = {"general": dspex.PoolOptions(workers=1)}
     with InProcessRuntime(pools=one, settings=SETTINGS) as opened:
         yield opened
 
@@ -146,7 +146,7 @@ def test_a_thread_that_does_not_stop_ends_its_worker(runtime: dspex.Runtime) -> 
     """If this failed, a call that cannot be cancelled would hold its caller, or the pool."""
     before = runtime.stats().pools["general"].restarts.get("deadline", 0)
     with pytest.raises(dspex.PythonTimeout) as caught:
-        runtime.pool().execute("tests.sleep", {"seconds": 1.0}, timeout=0.1)
+        runtime.pool().execute("tests.sleep", {"seconds": 2.0}, timeout=0.1)
     assert caught.value.details["killed"] is True
     assert runtime.pool().execute("ping") == "pong"
     assert runtime.stats().pools["general"].restarts["deadline"] == before + 1
@@ -247,7 +247,7 @@ def test_counters_and_queue_are_a_pools(runtime: dspex.Runtime) -> None:
 @pytest.mark.parametrize("kind", [dspex.Runtime, InProcessRuntime])
 def test_a_full_pool_says_so(kind: type[dspex.Runtime]) -> None:
     """If this failed, a test could not show what a caller does when the pool is saturated."""
-    small = {"general": dspex.PoolOptions(workers=1, slots=1, max_queue=1, queue_timeout=0.05)}
+    small = {"general": dspex.PoolOptions(workers=1, slots=1, max_queue=1, queue_timeout=0.3)}
     gate = threading.Event()
 
     def reply(_: object) -> str:
