@@ -209,12 +209,13 @@ def test_only_its_own_key_is_answered() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "?"}]}
     with ScriptedLM(["one"]) as lm, ScriptedLM(["two"]) as other:
         assert post(lm, body, key="guessed")[0] == 401
+        assert isinstance(other.api_key, str)
         assert post(lm, body, key=other.api_key)[0] == 401
         assert (lm.requests, lm.left) == ([], 1)
         assert post(lm, body) == (200, "")
         assert lm != other
         assert len({lm, other}) == 2
-        assert lm.api_key is not None
+        assert isinstance(lm.api_key, str)
         assert lm.api_key not in repr(lm)
 
 
