@@ -14,12 +14,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import get_args
 
-from render import WIDTH, attributes, code, described, option_rows, page, read, struct, table
+from render import WIDTH, attributes, code, described, option_rows, page, read, spelled, struct, table
 from typer.testing import CliRunner
 
 import dspex
-from dspex import errors
+from dspex import errors, testing
 from dspex.cli.app import app
 from dspex.lm.providers import PROVIDERS
 from dspex.program import catalogue, fieldtypes, signature
@@ -345,6 +346,34 @@ def _asked() -> tuple[list[str], list[str]]:
         return pool.execute("describe")["commands"], list(pool.execute("get_stats"))
 
 
+def testing_page() -> str:
+    """What ``dspex.testing`` has."""
+    lm = testing.ScriptedLM
+    properties = [(name, member) for name, member in vars(lm).items() if isinstance(member, property)]
+    shown = page(
+        "Testing",
+        "How it is used is told in [Tests of your own programs](../how-to/testing.md). All of it imports "
+        "from `dspex.testing`.",
+        "## ScriptedLM",
+        described("ScriptedLM", lm),
+        *[f"`.{name}`: {read(member).text}" for name, member in properties],
+        *_methods("lm", lm, ("assert_exhausted", "close")),
+        "## Scripted",
+        "What a script may reply. A text, and outputs by name, are short for a `Reply` of them.",
+        code(f"Scripted = {' | '.join(spelled(kind) for kind in get_args(testing.Scripted))}"),
+        *[f"## {kind.__name__}\n\n{struct(kind)}" for kind in (testing.Reply, testing.Failure, testing.Drop)],
+        "## raw",
+        described("raw", testing.raw),
+        "## Request",
+        attributes(testing.Request),
+        "## InProcessRuntime",
+        described("InProcessRuntime", testing.InProcessRuntime),
+    )
+    if missing := [name for name in testing.__all__ if f"## {name}\n" not in shown]:
+        raise SystemExit(f"the page about testing has no {', '.join(missing)}")
+    return shown
+
+
 def cli_page() -> str:
     """What the command line prints about itself."""
     commands = [[], *([info.name or ""] for info in app.registered_commands)]
@@ -382,6 +411,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "adapter": adapter_page,
     "commands": commands_page,
     "cli": cli_page,
+    "testing": testing_page,
 }
 
 

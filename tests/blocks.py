@@ -7,7 +7,7 @@ A comment on the line before a block says what it is::
     <!-- file: shop/jobs.py -->  a file that the blocks of the page find when they import
 
 ``python -m tests.blocks PAGE --provider URL`` runs one page in the working directory. Each request to a
-provider goes to the URL, whatever the page says.
+provider goes to the URL, whatever the page says; a ``ScriptedLM`` answers its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dspex.lm.profile import LM
+from dspex.testing import ScriptedLM
 from dspex.types import LMSpec
 
 _BLOCK = re.compile(r"(?:^<!-- (?P<marker>.+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
@@ -110,7 +111,7 @@ def redirect(provider: str, *, local: bool) -> None:
     def spec(
         self: LM, api_key: str | None, base_url: str | None, extraction: LMSpec | None = None, **gate: Any
     ) -> LMSpec:
-        if not self.is_local and self.engine is None:
+        if not self.is_local and self.engine is None and not isinstance(self, ScriptedLM):
             base_url = provider + paths.get(self.model.partition("/")[0], "/v1")
         return stock_spec(self, api_key, base_url, extraction, **gate)
 

@@ -7,6 +7,7 @@ import gc
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -125,3 +126,9 @@ def growth() -> dict[str, int]:
         "usage": len(getattr(dspy.settings.usage_tracker, "usage_data", ())),
         "cached": len(getattr(dspy.cache, "memory_cache", ())),
     }
+
+
+@dspex.command("tests.sleep")
+def sleep(seconds: float) -> None:
+    """Sleep in a thread, as nothing can interrupt it."""
+    time.sleep(seconds)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import dspex
+from dspex.testing.http import response
 from tests.processes import alive, descendants, lines, until
 from tests.provider import Provider, Reply, echo
-from tests.provider.replies import response
 
 ONE = {"general": dspex.PoolOptions(workers=1, grace=0.3)}
 SETTINGS = dspex.Settings(allow_modules=("tests.stuck",))

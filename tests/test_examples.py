@@ -34,14 +34,15 @@ def provider() -> Iterator[Provider]:
         yield running
 
 
-def run(example: str, **environment: str) -> tuple[str, str]:
-    """What an example writes to standard output and standard error."""
+def run(*arguments: str, **environment: str) -> tuple[str, str]:
+    """What Python writes to standard output and standard error, given these arguments."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DSPEX_")}
     ran = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / example)],
+        [sys.executable, "-W", "error", *arguments],
         env={**clean, **environment},
         capture_output=True,
         text=True,
+        cwd=EXAMPLES,
         timeout=110,
         check=False,
     )
@@ -50,15 +51,21 @@ def run(example: str, **environment: str) -> tuple[str, str]:
 
 
 def run_there(example: str, provider: Provider) -> tuple[str, str]:
-    """The same, with the tests' provider for a model."""
+    """What an example writes, with the tests' provider for a model."""
     return run(example, DSPEX_LM="openai/model", LM_BASE_URL=provider.base_url)
+
+
+def run_tests(example: str) -> tuple[str, str]:
+    """What pytest writes about an example of tests, which bring their own model."""
+    return run("-m", "pytest", "-p", "no:cacheprovider", example)
 
 
 def test_every_example_is_tried() -> None:
     """If this failed, an example would be there that no test runs."""
     scripts = {file.relative_to(EXAMPLES).as_posix() for file in EXAMPLES.rglob("*.py")}
     text = Path(__file__).read_text(encoding="utf-8")
-    assert {script for script in scripts if f'run_there("{script}"' not in text} == {"own_command/texts.py"}
+    untried = {script for script in scripts if f'("{script}"' not in text}
+    assert untried == {"own_command/texts.py"}
 
 
 def test_quickstart(provider: Provider) -> None:
@@ -120,6 +127,12 @@ def test_own_command(provider: Provider) -> None:
     assert frequent == "frequent: [('lighthouse', 3), ('night', 2), ('keeper', 2)]"
     assert title == 'title: ["lighthouse", "night", "keeper"]'
     assert errors == "dspex.output: counting 33 words\n"
+
+
+def test_testing() -> None:
+    """If this failed, the tests that a user would copy would fail at once."""
+    output, _ = run_tests("testing/test_support.py")
+    assert " 6 passed in " in output
 
 
 @pytest.mark.slow

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
-#: The one code that means the same to every provider: the prompt is longer than the model's window.
-CONTEXT_LENGTH = "context_length_exceeded"
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The text of a request, whoever wrote it down.
-
-    Attributes:
-        system: The instructions; empty when there are none.
-        user: The last message of the user.
-        words: Whitespace-separated words of the instructions and of every message.
-        json: Whether the request itself demands JSON, apart from what its text says.
-    """
-
-    system: str
-    user: str
-    words: int
-    json: bool
+from dspex.testing.chat import CONTEXT_LENGTH, OPENAI, Prompt, prompt_of, text_of
 
 
 class Dialect(Protocol):
@@ -39,77 +19,6 @@ class Dialect(Protocol):
 
     def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
         """Write an error as the provider does; a message or code left out is the one usual for the status."""
-
-
-def _text(content: Any) -> str:
-    """The text of a message's content, which is a string or a list of parts."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    return "\n".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
-
-
-def _prompt(system: str, messages: list[tuple[str, str]], *, json: bool) -> Prompt:
-    user = next((text for role, text in reversed(messages) if role == "user"), "")
-    words = len(system.split()) + sum(len(text.split()) for _, text in messages)
-    return Prompt(system, user, words, json)
-
-
-def _too_long(status: int, code: str | None) -> bool:
-    return status == 400 and code == CONTEXT_LENGTH
-
-
-class OpenAIChat:
-    """``POST /v1/chat/completions``, which many other providers speak as well."""
-
-    codes: ClassVar[dict[int, tuple[str, str | None]]] = {  # status → the error's type and its code
-        401: ("invalid_request_error", "invalid_api_key"),
-        404: ("invalid_request_error", "model_not_found"),
-        429: ("requests", "rate_limit_exceeded"),
-        500: ("server_error", "server_error"),
-        503: ("server_error", "service_unavailable"),
-    }
-    messages: ClassVar[dict[int, str]] = {
-        401: "Incorrect API key provided.",
-        404: "The model `{model}` does not exist or you do not have access to it.",
-        429: "Rate limit reached for {model}. Please try again later.",
-        500: "The server had an error while processing your request.",
-        503: "The engine is currently overloaded, please try again later.",
-    }
-
-    def prompt(self, body: dict[str, Any]) -> Prompt:
-        messages = [(row["role"], _text(row.get("content"))) for row in body.get("messages", ())]
-        system = "\n".join(text for role, text in messages if role in ("system", "developer"))
-        rest = [(role, text) for role, text in messages if role not in ("system", "developer")]
-        wanted = (body.get("response_format") or {}).get("type", "text")
-        return _prompt(system, rest, json=wanted != "text")
-
-    def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text}
-        return {
-            "id": f"chatcmpl-{number}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-            "usage": {
-                "prompt_tokens": tokens[0],
-                "completion_tokens": tokens[1],
-                "total_tokens": sum(tokens),
-            },
-        }
-
-    def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
-        kind, usual = self.codes.get(
-            status, ("invalid_request_error" if status < 500 else "server_error", None)
-        )
-        if message is None:
-            message = self.messages.get(status, "Request failed with status {status}.")
-            if _too_long(status, code):
-                message = "This model's maximum context length is 8192 tokens. Please reduce the messages."
-            message = message.format(model=model, status=status)
-        return {"error": {"message": message, "type": kind, "param": None, "code": code or usual}}
 
 
 class AnthropicMessages:
@@ -135,9 +44,9 @@ class AnthropicMessages:
     }
 
     def prompt(self, body: dict[str, Any]) -> Prompt:
-        messages = [(row["role"], _text(row.get("content"))) for row in body.get("messages", ())]
+        messages = [(row["role"], text_of(row.get("content"))) for row in body.get("messages", ())]
         wanted = (body.get("output_config") or {}).get("format") or body.get("output_format")
-        return _prompt(_text(body.get("system")), messages, json=wanted is not None)
+        return prompt_of(text_of(body.get("system")), messages, json=wanted is not None)
 
     def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
         return {
@@ -155,7 +64,7 @@ class AnthropicMessages:
         kind = self.kinds.get(status, "invalid_request_error" if status < 500 else "api_error")
         if message is None:
             message = self.messages.get(status, "Request failed with status {status}.")
-            if _too_long(status, code):
+            if status == 400 and code == CONTEXT_LENGTH:
                 message = "prompt is too long: 200001 tokens > 200000 maximum"
             message = message.format(model=model, status=status)
         if code is not None and code != CONTEXT_LENGTH:  # Anthropic has no such code, only the message
@@ -184,10 +93,10 @@ class Gemini:
     }
 
     def prompt(self, body: dict[str, Any]) -> Prompt:
-        messages = [(row.get("role", "user"), _text(row.get("parts"))) for row in body.get("contents", ())]
-        system = _text((body.get("systemInstruction") or {}).get("parts"))
+        messages = [(row.get("role", "user"), text_of(row.get("parts"))) for row in body.get("contents", ())]
+        system = text_of((body.get("systemInstruction") or {}).get("parts"))
         wanted = (body.get("generationConfig") or {}).get("responseMimeType")
-        return _prompt(system, messages, json=wanted == "application/json")
+        return prompt_of(system, messages, json=wanted == "application/json")
 
     def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
         content = {"role": "model", "parts": [{"text": text}]}
@@ -206,7 +115,7 @@ class Gemini:
         state = self.states.get(status, "FAILED_PRECONDITION" if status < 500 else "INTERNAL")
         if message is None:
             message = self.messages.get(status, "Request failed with status {status}.")
-            if _too_long(status, code):
+            if status == 400 and code == CONTEXT_LENGTH:
                 message = (
                     "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576)."
                 )
@@ -216,7 +125,7 @@ class Gemini:
         return {"error": {"code": status, "message": message, "status": state}}
 
 
-OPENAI, ANTHROPIC, GEMINI = OpenAIChat(), AnthropicMessages(), Gemini()
+ANTHROPIC, GEMINI = AnthropicMessages(), Gemini()
 
 
 def route(path: str) -> tuple[Dialect, str] | None:

@@ -1,74 +1,34 @@
-"""What a DSPy prompt asks for, read from its text alone, and a reply in the form that it asks for."""
+"""A well-formed reply to any DSPy prompt: the plainest value of each output's type."""
 
 from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
+from dspex.testing.prompts import Output, form, rendered
 
 if TYPE_CHECKING:
-    from tests.provider.dialects import Prompt
+    from dspex.testing.chat import Prompt
 
-Style = Literal["chat", "json", "xml"]
 #: Makes the value of one output field from the text to echo.
 Maker = Callable[[str], Any]
 
-_FIELD = re.compile(r"^\d+\. `(\w+)` \((.*?)\):(?: |$)", re.MULTILINE)
-_NOTE = re.compile(r"^\{(\w+)\} +# note: the value you produce (.*)$", re.MULTILINE)
-_OUTPUTS = "\nYour output fields are:\n"
-_STRUCTURE = "\nAll interactions will be structured in the following way"
-_JSON_OUTPUTS = "Outputs will be a JSON object with the following fields.\n\n"
 _SCHEMA = "must adhere to the JSON schema: "
 _ONE_OF = "must be one of: "
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The fields of a signature, as its instructions list them.
-
-    Attributes:
-        inputs: Names of the input fields.
-        outputs: Name and maker of each output field; empty when the prompt is not one of DSPy's.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[tuple[str, Maker], ...]
-
-
 @lru_cache(maxsize=256)
-def form(system: str) -> Form:
-    """Read the instructions that DSPy's chat, JSON and XML adapters write."""
-    inputs, found, rest = system.partition(_OUTPUTS)
-    if not found:
-        return Form((), ())
-    outputs, _, structure = rest.partition(_STRUCTURE)
-    notes = dict(_NOTE.findall(_unpacked(structure)))
-    return Form(
-        tuple(name for name, _ in _FIELD.findall(inputs)),
-        tuple((name, _maker(kind, notes.get(name, ""))) for name, kind in _FIELD.findall(outputs)),
-    )
+def _makers(system: str) -> tuple[tuple[str, Maker], ...]:
+    """Name and maker of each output that the instructions list."""
+    return tuple((output.name, _maker(output)) for output in form(system).outputs)
 
 
-def _unpacked(structure: str) -> str:
-    """The structure with the JSON object, which JSONAdapter shows, turned into lines like ChatAdapter's."""
-    _, found, shown = structure.partition(_JSON_OUTPUTS)
-    if not found:
-        return structure
-    try:
-        values, _ = json.JSONDecoder().raw_decode(shown)
-    except ValueError:
-        return structure
-    return "\n".join(str(value) for value in values.values())
-
-
-def _maker(kind: str, note: str) -> Maker:
+def _maker(output: Output) -> Maker:
     """How to make a value of a type that is given by name and by the adapter's note about it."""
+    kind, note = output.kind, output.note
     plain = {"int": 1, "float": 1.0, "bool": True}
     if kind in plain:
         return partial(_constant, plain[kind])
@@ -120,13 +80,6 @@ def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any], echo: str
     return echo
 
 
-def style(prompt: Prompt) -> Style:
-    """The form in which the prompt wants its reply."""
-    if prompt.json or "Respond with a JSON object" in prompt.user:
-        return "json"
-    return "xml" if "wrapped in XML tags" in prompt.user else "chat"
-
-
 def last_input(prompt: Prompt, inputs: tuple[str, ...]) -> str:
     """The text of the last input field that is not empty; the whole message if there are no fields.
 
@@ -150,30 +103,6 @@ def last_input(prompt: Prompt, inputs: tuple[str, ...]) -> str:
 
 def echoed(prompt: Prompt) -> str:
     """A well-formed reply to any prompt: each output field by its type, text fields with the last input."""
-    asked = form(prompt.system)
-    echo = last_input(prompt, asked.inputs)
-    if not asked.outputs:
-        return echo
-    return rendered(prompt, {name: make(echo) for name, make in asked.outputs})
-
-
-def rendered(prompt: Prompt, values: Mapping[str, Any]) -> str:
-    """Field values in the form that the prompt wants."""
-    match style(prompt):
-        case "json":
-            return msgspec.json.encode(values).decode()
-        case "xml":
-            return "\n\n".join(f"<{name}>\n{_escaped(value)}\n</{name}>" for name, value in values.items())
-        case "chat":
-            shown = "".join(f"[[ ## {name} ## ]]\n{_shown(value)}\n\n" for name, value in values.items())
-            return shown + "[[ ## completed ## ]]"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str | bool | int | float):
-        return str(value)
-    return msgspec.json.encode(value).decode()
-
-
-def _escaped(value: Any) -> str:
-    return _shown(value).replace("&", "&amp;").replace("<", "&lt;")
+    echo = last_input(prompt, form(prompt.system).inputs)
+    makers = _makers(prompt.system)
+    return rendered(prompt, {name: make(echo) for name, make in makers}) if makers else echo

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from tests.provider.prompts import echoed, rendered
+from dspex.testing.http import response
+from dspex.testing.prompts import rendered
+from tests.provider.prompts import echoed
 from tests.provider.request import Request
-
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,6 @@ class Reply:
 
 #: Decides the reply to each request. It runs on the server's loop, so it must not block.
 Script = Callable[[Request], Reply]
-
-
-def response(status: int, body: bytes, headers: str = "", kind: str = "application/json") -> bytes:
-    """A whole HTTP response; ``headers`` are complete lines, each with its line end."""
-    head = (
-        f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\n"
-        f"content-type: {kind}\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
-    )
-    return head.encode("latin-1") + body
 
 
 def text(content: str) -> Reply:
@@ -86,7 +77,7 @@ def fault(
 
 def html(status: int) -> Reply:
     """A gateway between the client and the provider answers, with a page for people."""
-    title = f"{status} {_PHRASES.get(status, 'Unknown')}"
+    title = f"{status} {HTTPStatus(status).phrase}"
     page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\r\n"
     return Reply(lambda _: response(status, page.encode(), kind="text/html"))
 

@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.provider.dialects import Dialect, Prompt
+    from dspex.testing.chat import Prompt
+    from dspex.testing.http import Post
+    from tests.provider.dialects import Dialect
 
 
 @dataclass(eq=False)
@@ -15,24 +17,41 @@ class Request:
     """A request that reached the script.
 
     Attributes:
-        path: The path of the request line.
-        headers: Names in lower case; of a repeated header the last.
-        body: The JSON object that was posted.
-        at: When it had arrived in full, on ``time.monotonic``'s clock.
         number: Its place among all requests of this provider, from 1.
         model: The model that it asks for.
         dialect: The provider that it is written for.
-        closed: Whether the client went away before the reply was sent.
+        post: How it arrived.
     """
 
-    path: str
-    headers: dict[str, str]
-    body: dict[str, Any]
-    at: float
     number: int
     model: str
     dialect: Dialect = field(repr=False)
-    closed: bool = False
+    post: Post
+
+    @property
+    def path(self) -> str:
+        """The path of the request line."""
+        return self.post.path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Names in lower case; of a repeated header the last."""
+        return self.post.headers
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object that was posted."""
+        return self.post.body
+
+    @property
+    def at(self) -> float:
+        """When it had arrived in full, on ``time.monotonic``'s clock."""
+        return self.post.at
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client went away before the reply was sent."""
+        return self.post.closed
 
     @cached_property
     def prompt(self) -> Prompt:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 from dspex.adapter.adapter import DSPyAdapter
 from dspex.lm.profile import LM
 from dspex.pool.stats import RuntimeStats
+from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
 from dspex.runtime.bridge import Bridge
 from dspex.runtime.call import Programs
 from dspex.runtime.core import DEFAULT_POOL, Core
@@ -55,13 +56,18 @@ class Runtime:
         start_timeout: float = 60.0,
         wait: bool = True,
     ) -> None:
-        self.core = Core(lm, lms, pools, settings)
+        self.core = Core(lm, lms, pools, settings, self._zygote)
         self.portal = Portal()
         self.programs = Programs()
         self._start_timeout = start_timeout
         self._wait = wait
         self._state: Literal["new", "open", "closed"] = "new"
         self._process = os.getpid()
+
+    @staticmethod
+    def _zygote(preparation: Preparation) -> Zygote:
+        """Where its workers come from; a runtime for tests has another place."""
+        return ZygoteClient(preparation)
 
     # Opening and closing
 

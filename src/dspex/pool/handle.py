@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -79,6 +77,7 @@ class WorkerHandle:
         self._on_ready = on_ready
         self._on_answer = on_answer
         self._on_death = on_death
+        self._kill = forkling.kill
         self._pidfd = forkling.pidfd
         self._lifeline = forkling.lifeline
         self._outputs = forkling.outputs
@@ -192,9 +191,7 @@ class WorkerHandle:
         if self._state != "dead" and self.killed_for is None:
             self.killed_for = reason
             self._state = "stopping"
-            # By its pidfd, for its number may be somebody else's by now.
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._kill()
 
     # What it says
 

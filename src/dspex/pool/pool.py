@@ -27,7 +27,7 @@ from dspex.pool.scheduler import choose
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor
 from dspex.pool.work import Done, Work
-from dspex.pool.zygote_client import Forkling, ZygoteClient
+from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
@@ -54,7 +54,7 @@ class LocalPool:
         name: str,
         options: PoolOptions,
         settings: Settings,
-        zygote: ZygoteClient,
+        zygote: Zygote,
         gates: Gates,
     ) -> None:
         self.name = name

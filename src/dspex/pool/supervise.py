@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from dspex.errors import DspexError, PoolUnhealthy
 from dspex.pool.handle import WorkerHandle
-from dspex.pool.zygote_client import Forkling, ZygoteClient
+from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.wire.messages import WorkerOptions
 
 _log = logging.getLogger("dspex.pool")
@@ -37,7 +37,7 @@ class Supervisor:
     def __init__(
         self,
         wanted: int,
-        zygote: ZygoteClient,
+        zygote: Zygote,
         options: WorkerOptions,
         handle: Callable[[Forkling], WorkerHandle],
         on_exit: Callable[[int, int | None], None],

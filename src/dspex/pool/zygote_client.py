@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -86,7 +88,22 @@ class Forkling:
     pidfd: int
     sock: socket.socket
     lifeline: Lifeline
-    outputs: tuple[Output, Output]
+    outputs: tuple[Output, ...]
+
+    def kill(self) -> None:
+        """SIGKILL it, by its pidfd: its number may be somebody else's by now."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+
+class Zygote(Protocol):
+    """Where the workers of one preparation come from: ``ZygoteClient``, or a stand-in for tests."""
+
+    async def fork(self, options: WorkerOptions, on_exit: Callable[[int, int | None], None]) -> Forkling:
+        """A new worker, as ``ZygoteClient.fork`` gives it."""
+
+    async def aclose(self) -> None:
+        """End all that is left of its workers."""
 
 
 class _Zygote:

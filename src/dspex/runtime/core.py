@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dspex.errors import DspexError, InvalidOption, PoolUnhealthy
@@ -12,7 +12,7 @@ from dspex.lm.named import from_settings
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
-from dspex.pool.zygote_client import Preparation, ZygoteClient
+from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
 from dspex.runtime.models import Models, as_lm, find
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
@@ -29,6 +29,7 @@ class Core:
         lms: Profiles by name, over those of the settings.
         pools: Options by name, over those of the settings; the pool ``general`` exists in any case.
         settings: What holds for all of it; None reads file and environment.
+        zygote: Makes what the workers of one preparation come from.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Core:
         lms: Mapping[str, LM | str] | None,
         pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None,
         settings: Settings | None,
+        zygote: Callable[[Preparation], Zygote] = ZygoteClient,
     ) -> None:
         self.bus = Bus()
         self.settings = Settings() if settings is None else settings
@@ -45,7 +47,8 @@ class Core:
         self.models.replace(*self._profiles(self.settings))
         self._options = self.settings.pools_over({DEFAULT_POOL: PoolOptions()}, pools or {})
         self._pools: dict[str, LocalPool] = {}
-        self._zygotes: dict[Preparation, ZygoteClient] = {}
+        self._make_zygote = zygote
+        self._zygotes: dict[Preparation, Zygote] = {}
         self._warming: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -126,10 +129,10 @@ class Core:
             # No error until a call needs it, which then gets its own.
             _log.info("the default LM is not ready: %s", error.message)
 
-    def _zygote(self, options: PoolOptions) -> ZygoteClient:
+    def _zygote(self, options: PoolOptions) -> Zygote:
         preparation = Preparation(self.settings.python, tuple(options.pass_env), tuple(options.preload))
         if preparation not in self._zygotes:
-            self._zygotes[preparation] = ZygoteClient(preparation)
+            self._zygotes[preparation] = self._make_zygote(preparation)
         return self._zygotes[preparation]
 
     def pool(self, name: str) -> LocalPool:

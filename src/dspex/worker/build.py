@@ -147,6 +147,13 @@ class LMs:
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
 
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for number in list(self._specs):
+            self.drop(number)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
     def get(self, number: int) -> tuple[dspy.LM, Any]:
         """The LM of that number and its adapter."""
         if number not in self._built:

@@ -42,6 +42,7 @@ from dspex.worker.build import LMs, Programs
 from dspex.worker.commands import Commands
 from dspex.worker.door import WorkerDoor
 from dspex.worker.engine import CallScope, current
+from dspex.worker.threads import waiting
 
 _log = logging.getLogger("dspex.worker")
 
@@ -79,6 +80,7 @@ class Worker:
         self._limit = options.max_payload
         self._commands = Commands(self, options.allow_modules, options.slots)
         self._ended = asyncio.Event()
+        self._waiting: set[asyncio.Future[Any]] = set()
         self._channel: Channel[ToWorker] = Channel(
             sock,
             read_by_worker,
@@ -98,6 +100,19 @@ class Worker:
             if running.task is not None:
                 running.task.cancel()
         await self._channel.flushed()
+
+    def leave(self) -> list[asyncio.Task[None]]:
+        """Say nothing more and stop what can be stopped, where the process does not end with its worker.
+
+        Returns:
+            The calls that ran, which have been told to stop.
+        """
+        self._channel.close()
+        self._ended.set()
+        tasks = [running.task for running in self.running.values() if running.task is not None]
+        for stopping in (*tasks, *self._waiting):
+            stopping.cancel()
+        return tasks
 
     def _on_close(self, reason: str | None) -> None:
         if reason is not None:
@@ -151,6 +166,7 @@ class Worker:
 
     async def _run(self, call: Call, running: Running) -> None:
         current.set(CallScope(self._door, call.id, call.deadline, call.seat))
+        waiting.set(self._waiting)
         started = time.monotonic()
         error: DspexError | None = None
         data = b""

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+#: What the running call's worker waits for. A process that ends takes its threads along; a worker that
+#: shares its process with others can only stop waiting, by cancelling these.
+waiting: contextvars.ContextVar[set[asyncio.Future[Any]]] = contextvars.ContextVar("dspex_waiting")
+
 
 async def in_thread(executor: Executor | None, function: Callable[[], Any]) -> Any:
     """Run a blocking function; a call that is cancelled keeps its slot until the thread has ended.
@@ -21,6 +25,9 @@ async def in_thread(executor: Executor | None, function: Callable[[], Any]) -> A
     """
     context = contextvars.copy_context()
     ended = asyncio.get_running_loop().run_in_executor(executor, context.run, _caught, function)
+    if (others := waiting.get(None)) is not None:
+        others.add(ended)
+        ended.add_done_callback(others.discard)
     try:
         value, error = await asyncio.shield(ended)
     except asyncio.CancelledError:
