@@ -12,6 +12,7 @@ from dspex.pool.pool import LocalPool
 from dspex.pool.stats import RuntimeStats
 from dspex.pool.zygote_client import Preparation, ZygoteClient
 from dspex.runtime.models import Models
+from dspex.runtime.presence import Presence
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 
@@ -42,6 +43,7 @@ class Core:
         self._options = {DEFAULT_POOL: PoolOptions(), **(pools or {})}
         self._pools: dict[str, LocalPool] = {}
         self._zygotes: dict[Preparation, ZygoteClient] = {}
+        self._presence = Presence(self.stats, self.settings.python)
         self._warming: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -59,6 +61,7 @@ class Core:
             zygote = self._zygote(options)
             pool = self._pools[name] = LocalPool(name, options, self.settings, zygote)
             pool.start()
+        self._presence.open()
         self._warming = asyncio.create_task(self._warm_up())
         if wait:
             try:
@@ -123,6 +126,7 @@ class Core:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        await self._presence.aclose()
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.wait([self._warming])
