@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dspex
-from dspex.cli.run import EXAMPLES, run
+from dspex.cli import modules, run, status
 
 app = typer.Typer(
     name="dspex",
@@ -34,4 +34,6 @@ def root(
     """Run DSPy programs in a supervised pool of worker processes."""
 
 
-app.command("run", epilog=EXAMPLES)(run)
+app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
+app.command("status", epilog=status.EXAMPLES)(status.status)

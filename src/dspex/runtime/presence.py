@@ -200,7 +200,8 @@ def _read(sock: socket.socket, deadline: float) -> bytes:
 def _program() -> str:
     """The program's name; of ``python -m package`` the package's."""
     path = Path(next(iter(sys.argv), ""))
-    return path.parent.name if path.name == "__main__.py" else path.name
+    name = path.parent.name if path.name == "__main__.py" else path.name
+    return name.encode("utf-8", "replace").decode()
 
 
 @functools.cache
