@@ -8,6 +8,7 @@ import typer
 
 import dspex
 from dspex.cli import modules, run, status
+from dspex.cli.doctor import command as doctor
 
 app = typer.Typer(
     name="dspex",
@@ -36,4 +37,5 @@ def root(
 
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("status", epilog=status.EXAMPLES)(status.status)
