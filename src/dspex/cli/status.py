@@ -70,6 +70,8 @@ def _watch(json: bool) -> Answers:
                     time.sleep(_PERIOD)
         while True:
             _show(answers := ask(), json)
+            if not json:
+                print()
             sys.stdout.flush()
             time.sleep(_PERIOD)
     except KeyboardInterrupt:

@@ -63,12 +63,12 @@ def runtime() -> Finding:
         timeout=_IMPORT_LIMIT,
         check=False,
     )
-    version = importlib.metadata.version("xllamacpp")
     if done.returncode == 0:
+        version = importlib.metadata.version("xllamacpp")
         return Finding("ok", f"xllamacpp {version}, imported by a process of its own")
     said = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
     mend = _install_libgomp() if "libgomp" in said[-1] else "pip install --force-reinstall 'dspex[local]'"
-    return Finding("warning", f"xllamacpp {version} cannot be imported: {said[-1]}", mend)
+    return Finding("warning", f"xllamacpp cannot be imported: {said[-1]}", mend)
 
 
 def weights(path: str | None, *, quick: bool, say: Callable[[str], None]) -> Finding:

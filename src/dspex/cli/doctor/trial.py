@@ -22,7 +22,7 @@ from dspex.settings import PoolOptions
 
 _START_LIMIT = 120.0  # seconds until the worker has answered
 _END_LIMIT = 5.0  # seconds in which all is gone after its supervisor
-_REPORT = "a report with what `dspex doctor --json` prints would help"
+_MEND = "mend what is broken above; if nothing is, report it with the output of  dspex doctor --json"
 
 
 class Worked(msgspec.Struct, frozen=True):
@@ -56,14 +56,14 @@ def worker() -> Finding:
             )
         except OSError as error:
             os.close(read_end)
-            return Finding("broken", f"no process can be started and watched: {error}", _REPORT)
+            return Finding("broken", f"no process can be started and watched: {error}", _MEND)
         finally:
             os.close(write_end)
         try:
             with os.fdopen(read_end, "rb", buffering=0) as report:
                 worked = _told(report, said)
             if worked.error is not None:
-                return Finding("broken", f"no worker starts and answers: {worked.error}", _mend(worked.error))
+                return Finding("broken", f"no worker starts and answers: {worked.error}", _MEND)
             return _lost(supervisor, worked)
         finally:
             supervisor.kill()
@@ -114,10 +114,6 @@ def _lost(supervisor: Child, worked: Worked) -> Finding:
 def _parent(pid: int) -> int:
     # The fields that follow the program's name, which is in brackets and may hold anything.
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _mend(error: str) -> str:
-    return "pip install --force-reinstall dspex" if "ImportError" in error else _REPORT
 
 
 def main(*, lifeline: int, report: int) -> None:
