@@ -39,7 +39,9 @@ def status(
         bool, typer.Option("--watch", help="Look again every second, until Ctrl-C; with --json a line each.")
     ] = False,
 ) -> None:
-    """Show the open runtimes of this user: pools, workers, queues, calls by how they ended, restarts.
+    """Show the open runtimes of this user, their workers and calls.
+
+    Of each: pools, workers, what is queued, calls by how they ended, workers replaced by cause.
 
     Exit codes: 0 all have answered, or none is open; 1 one of them does not answer: it is stopped, its
     event loop is blocked, or it has another version of dspex; 2 the command line is wrong.
