@@ -173,6 +173,20 @@ def test_what_seccomp_refuses_is_named(bare: dict[str, str]) -> None:
     assert checks["descriptors"]["status"] == "ok"
 
 
+def test_a_kernel_without_lifelines_is_broken(bare: dict[str, str], tmp_path: Path) -> None:
+    """If this failed, a machine on which workers outlive their supervisor would be declared fit."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import fcntl\n"
+        "stock = fcntl.fcntl\n"
+        "ignored = {fcntl.F_SETSIG, fcntl.F_SETOWN, fcntl.F_SETFL}\n"
+        "fcntl.fcntl = lambda fd, do, *more: 0 if do in ignored else stock(fd, do, *more)\n"
+    )
+    code, checks = examine("--quick", **bare, PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert checks["worker"]["status"] == "broken"
+    assert "3 of 3 processes were left" in checks["worker"]["found"]
+
+
 def test_a_runtime_without_libgomp(bare: dict[str, str], tmp_path: Path) -> None:
     """If this failed, who has the wheel and not the library would be told to install the wheel again."""
     cause = "libgomp.so.1: cannot open shared object file: No such file or directory"

@@ -16,9 +16,9 @@ _WIDE = 10_000
 
 
 def terminal() -> Console | None:
-    """The terminal that is standard output; None when it is none."""
+    """The terminal that is standard output; None when it is none, or shows text alone."""
     console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else None
+    return console if console.is_terminal and not console.is_dumb_terminal else None
 
 
 def page(*parts: RenderableType) -> None:

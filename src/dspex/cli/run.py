@@ -40,7 +40,7 @@ Examples:
 
 
 def run(
-    module: Annotated[str, typer.Argument(help="DSPy module: Predict or ChainOfThought.")],
+    module: Annotated[str, typer.Argument(help="DSPy module, as `dspex modules` lists them.")],
     signature: Annotated[str, typer.Argument(help="What goes in and what comes out: 'question -> answer'.")],
     arguments: Annotated[
         list[str] | None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import logging
@@ -98,6 +99,9 @@ class Presence:
 
     def _listen(self, path: Path) -> None:
         self._directory = open_directory(path, create=True)
+        with contextlib.suppress(BlockingIOError):
+            # Those who tidy /tmp by age leave a directory alone that is locked.
+            fcntl.flock(self._directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
         sweep(self._directory)
         self._listener, self._name = listen(self._directory)
 

@@ -82,13 +82,15 @@ def _told(report: BinaryIO, said: BinaryIO) -> Worked:
 
 def _lost(supervisor: Child, worked: Worked) -> Finding:
     """Cut the supervisor's lifeline, and see that it, its zygote and its worker are gone."""
-    watched = {}
-    for pid in (supervisor.pid, _parent(worked.worker), worked.worker):
-        watched[os.pidfd_open(pid)] = pid
-    supervisor.cut()
-    began = time.monotonic()
-    left = set(watched)
+    zygote = _parent(worked.worker)
+    if _parent(zygote) != supervisor.pid:
+        raise ChildProcessError("the worker was gone before its supervisor")
+    watched: list[int] = []
     try:
+        watched += [os.pidfd_open(pid) for pid in (supervisor.pid, zygote, worked.worker)]
+        supervisor.cut()
+        began = time.monotonic()
+        left = set(watched)
         while left and (rest := began + _END_LIMIT - time.monotonic()) > 0:
             left -= set(select.select(list(left), [], [], rest)[0])
         seconds = time.monotonic() - began
