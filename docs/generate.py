@@ -388,7 +388,8 @@ def cli_page() -> str:
     return page(
         "Command line",
         "The answer goes to standard output. Progress, a line with model, tokens and seconds, and errors go "
-        "to standard error.",
+        "to standard error. Any command ends with exit code 1 when its output cannot be written, and with "
+        "130 when it is interrupted by Ctrl-C.",
         *parts,
         "## Environment",
         table(

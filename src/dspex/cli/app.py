@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 import dspex
-from dspex.cli.run import EXAMPLES, run
+from dspex.cli import modules, run, status
+from dspex.cli.doctor import command as doctor
 
 app = typer.Typer(
     name="dspex",
@@ -34,4 +35,7 @@ def root(
     """Run DSPy programs in a supervised pool of worker processes."""
 
 
-app.command("run", epilog=EXAMPLES)(run)
+app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("status", epilog=status.EXAMPLES)(status.status)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import dspex
+from dspex.cli import INTERRUPTED
 from dspex.cli.show import Progress, outputs, problem, summary
 from dspex.program.prompt import fill
 from dspex.program.signature import Signature, parse
@@ -25,7 +26,7 @@ _USAGE = (
     dspex.InvalidOption,
     dspex.UnknownProvider,
 )
-_FAILED, _BAD_USAGE, _INTERRUPTED = 1, 2, 130
+_FAILED, _BAD_USAGE = 1, 2
 
 _NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
 #: Shown under ``dspex run --help``.
@@ -39,7 +40,7 @@ Examples:
 
 
 def run(
-    module: Annotated[str, typer.Argument(help="DSPy module: Predict or ChainOfThought.")],
+    module: Annotated[str, typer.Argument(help="DSPy module, as `dspex modules` lists them.")],
     signature: Annotated[str, typer.Argument(help="What goes in and what comes out: 'question -> answer'.")],
     arguments: Annotated[
         list[str] | None,
@@ -87,7 +88,7 @@ def run(
         problem(error, as_json=as_json)
         raise typer.Exit(_BAD_USAGE if isinstance(error, _USAGE) else _FAILED) from None
     except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print(json.dumps(response.to_dict(), ensure_ascii=False))
     else:

@@ -67,6 +67,11 @@ QWEN = Weights(
 )
 
 
+#: Of the file in the cache: it is the published one; nobody has looked; it is another; it is not there,
+#: and the packages that hold its pieces are, or are not.
+State = Literal["whole", "unchecked", "wrong", "installed", "absent"]
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a step of the model's start has come.
@@ -131,7 +136,7 @@ def find(
             message = f'there is no file {given}; lm="local:…" takes the path of a GGUF file'
             raise LMNotConfigured(message, details={"path": str(given)})
         return given.absolute()
-    target = (cache_dir or platformdirs.user_cache_path("dspex")) / weights.file
+    target = _kept(cache_dir, weights)
     meter = _Meter(progress, stopped, weights.size)
     try:
         # Without the lock first: a cache that is whole may be on a disk that is read-only.
@@ -154,6 +159,37 @@ def find(
         ) from error
 
 
+def look(
+    *,
+    cache_dir: Path | None = None,
+    weights: Weights = QWEN,
+    unhashed: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[Path, State]:
+    """How the file in the cache stands; nothing is fetched, but it is hashed if nothing vouches for it.
+
+    Args:
+        cache_dir: As for ``find``.
+        weights: As for ``find``.
+        unhashed: Do not hash: the file is then ``"unchecked"``.
+        progress: As for ``find``.
+
+    Raises:
+        OSError: The cache cannot be read.
+    """
+    target = _kept(cache_dir, weights)
+    if not target.is_file():
+        return target, "installed" if _installed(weights) else "absent"
+    stat = target.stat()
+    if unhashed and stat.st_size == weights.size and not _vouched(target, stat, weights):
+        return target, "unchecked"
+    return target, "whole" if _whole(target, weights, _Meter(progress, None, weights.size)) else "wrong"
+
+
+def _kept(cache_dir: Path | None, weights: Weights) -> Path:
+    return (cache_dir or platformdirs.user_cache_path("dspex")) / weights.file
+
+
 def _alone(target: Path, meter: _Meter) -> filelock.AcquireReturnProxy:
     lock = filelock.FileLock(target.with_name(target.name + ".lock"))
     while True:
@@ -166,13 +202,18 @@ def _whole(target: Path, weights: Weights, meter: _Meter) -> bool:
     """Whether the file is there and right; only a file that the marker does not vouch for is hashed."""
     if not target.is_file() or (stat := target.stat()).st_size != weights.size:
         return False
-    with contextlib.suppress(OSError):
-        if target.with_name(target.name + _MARK).read_bytes() == _vouching(stat, weights):
-            return True
+    if _vouched(target, stat, weights):
+        return True
     if _pour([target], None, meter) != weights.sha256:
         return False
     _remember(target, weights)
     return True
+
+
+def _vouched(target: Path, stat: os.stat_result, weights: Weights) -> bool:
+    with contextlib.suppress(OSError):
+        return target.with_name(target.name + _MARK).read_bytes() == _vouching(stat, weights)
+    return False
 
 
 def _vouching(stat: os.stat_result, weights: Weights) -> bytes:

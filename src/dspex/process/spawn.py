@@ -76,6 +76,10 @@ class Child:
         if self._process.returncode is None:
             kill_group(self.pid)
 
+    def cut(self) -> None:
+        """Close its lifeline: the kernel kills its group, as if this process had died."""
+        self._lifeline.cut()
+
     def terminate(self) -> None:
         """Ask it to stop (SIGTERM)."""
         if self.pidfd >= 0:

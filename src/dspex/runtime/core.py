@@ -14,6 +14,7 @@ from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
 from dspex.runtime.models import Models, as_lm, find
+from dspex.runtime.presence import Presence
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 
@@ -49,6 +50,7 @@ class Core:
         self._pools: dict[str, LocalPool] = {}
         self._make_zygote = zygote
         self._zygotes: dict[Preparation, Zygote] = {}
+        self._presence = Presence(self.stats, self.settings.python)
         self._warming: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -99,6 +101,7 @@ class Core:
             zygote = self._zygote(options)
             pool = self._pools[name] = LocalPool(name, options, self.settings, zygote, self.models.gates)
             pool.start()
+        self._presence.open()
         self._warming = asyncio.create_task(self._warm_up())
         if wait:
             try:
@@ -168,6 +171,7 @@ class Core:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        await self._presence.aclose()
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.wait([self._warming])

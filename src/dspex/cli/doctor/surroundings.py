@@ -1,0 +1,133 @@
+"""Checks of what lies around a program: keys by name, the sandbox, folders that are written to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import platformdirs
+
+from dspex.cli.doctor.finding import Finding
+from dspex.lm.providers import PROVIDERS
+from dspex.lm.weights import QWEN
+from dspex.runtime.rendezvous import directories, listen, open_directory
+
+_DENO_LIMIT = 10.0  # seconds
+_DENO = re.compile(r"deno (\d+)\.\d+\.\d+")
+_DENO_MAJOR = "2"  # what DSPy's sandbox takes
+
+
+def keys() -> Finding:
+    """Which providers' variables hold a key; their names, and never anything of a value."""
+    names = [name for provider in PROVIDERS.values() for name in provider.variables]
+    there = [name for name in names if os.environ.get(name)]
+    empty = [name for name in names if name in os.environ and name not in there]
+    others = [
+        f"{provider.name} ({' or '.join(provider.variables)})"
+        for provider in PROVIDERS.values()
+        if provider.variables and not any(name in there for name in provider.variables)
+    ]
+    found = [f"set: {', '.join(there) or 'none'}"]
+    if empty:
+        found.append(f"set but empty: {', '.join(empty)}")
+    if others:
+        found.append(f"no key for {', '.join(others)}")
+    if there:
+        return Finding("warning" if empty else "ok", "; ".join(found), f"unset {empty[0]}" if empty else None)
+    return Finding("missing", "; ".join(found), f'export {names[0]}=...  or use lm="local"')
+
+
+def sandbox() -> Finding:
+    """Deno, in which modules that write code run it; found where DSPy would find it."""
+    binary = _deno()
+    if binary is None:
+        return Finding("missing", "modules that run generated code need deno", "pip install deno")
+    try:
+        done = subprocess.run(  # noqa: S603 (the binary that is asked about)
+            [binary, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_DENO_LIMIT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("warning", f"{binary} does not run: {error}", "pip install deno")
+    version = _DENO.match(done.stdout)
+    if done.returncode != 0 or version is None:
+        found = f"{binary} does not tell its version (exit code {done.returncode})"
+        return Finding("warning", found, "pip install deno")
+    if version[1] != _DENO_MAJOR:
+        found = f"{version[0]}, {binary}; version {_DENO_MAJOR} is needed"
+        return Finding("warning", found, "pip install 'deno>=2,<3'")
+    return Finding("ok", f"{version[0]}, {binary}")
+
+
+def _deno() -> str | None:
+    if find_spec("deno") is not None:  # the package of that name, which brings a binary
+        with contextlib.suppress(FileNotFoundError, AttributeError):
+            return str(import_module("deno").find_deno_bin())
+    return shutil.which("deno")
+
+
+def cache() -> Finding:
+    """Whether the weights' folder can be written to, or has what it needs."""
+    folder = platformdirs.user_cache_path("dspex")
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return Finding(
+            "warning",
+            f"{folder} cannot be written to ({error.strerror}); the embedded model's weights are put there",
+            "export XDG_CACHE_HOME=/a/folder/of/yours",
+        )
+    free = shutil.disk_usage(there).free
+    found = f"{folder} can be written to, {free / 1e9:.1f} GB free"
+    if free < QWEN.size and not (folder / QWEN.file).exists():
+        return Finding("warning", f"{found}: too little for the weights", "export XDG_CACHE_HOME=/larger")
+    return Finding("ok", found)
+
+
+def presence() -> Finding:
+    """Whether runtimes can be found by ``dspex status``: a socket is made as they make it."""
+    reasons = []
+    for folder in directories():
+        try:
+            directory = open_directory(folder, create=True)
+        except OSError as error:
+            reasons.append(f"{folder} ({error.strerror})")
+            continue
+        try:
+            listener, name = listen(directory)
+            listener.close()
+            os.unlink(name, dir_fd=directory)
+        except OSError as error:
+            reasons.append(f"{folder} ({error.strerror})")
+            continue
+        finally:
+            os.close(directory)
+        return Finding("ok", f"{folder} takes the sockets that `dspex status` asks")
+    return Finding(
+        "warning",
+        f"no folder for the sockets that `dspex status` asks: {', '.join(reasons)}",
+        "export XDG_RUNTIME_DIR=/a/folder/of/yours",
+    )
+
+
+def temporary() -> Finding:
+    """Whether temporary files can be written."""
+    try:
+        with tempfile.TemporaryFile():
+            return Finding("ok", f"{Path(tempfile.gettempdir())} can be written to")
+    except OSError as error:
+        found = f"no temporary file can be written: {error.strerror or error}"
+        return Finding("warning", found, "export TMPDIR=/a/folder/of/yours")

@@ -1,0 +1,165 @@
+"""``dspex status``: how the runtimes of this user stand."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.filesize import decimal
+from rich.live import Live
+from rich.text import Text
+
+from dspex.cli.page import as_json, page, table, terminal
+from dspex.pool.stats import LMStats, WorkerStats
+from dspex.runtime.presence import Answers, Report, ask
+
+#: Shown under ``dspex status --help``.
+EXAMPLES = """\b
+Examples:
+  dspex status
+  dspex status --watch
+  dspex status --json | jq '.runtimes[].stats.pools.general.queued'
+"""
+
+_PERIOD = 1.0  # seconds between two looks of --watch
+_SILENT = 1
+_STYLES = {"ready": "green", "busy": "yellow", "dead": "red"}
+
+
+def status(
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object: runtimes, and pids that are silent."),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every second, until Ctrl-C; with --json a line each.")
+    ] = False,
+) -> None:
+    """Show the open runtimes of this user, their workers and calls.
+
+    Of each: pools, workers, what is queued, calls by how they ended, workers replaced by cause, and the
+    LMs that have limits.
+
+    Exit codes: 0 all have answered, or none is open; 1 one of them does not answer: it is stopped, its
+    event loop is blocked, or it has another version of dspex; 2 the command line is wrong.
+    """
+    answers = _watch(json) if watch else ask()
+    if not watch:
+        _show(answers, json)
+    if answers.silent:
+        raise typer.Exit(_SILENT)
+
+
+def _show(answers: Answers, json: bool) -> None:
+    if json:
+        as_json({"runtimes": answers.reports, "silent": answers.silent})
+    else:
+        page(*_parts(answers))
+
+
+def _watch(json: bool) -> Answers:
+    """Look until Ctrl-C, which is its regular end."""
+    answers = Answers([], [])
+    console = None if json else terminal()
+    try:
+        if console is not None:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
+                while True:
+                    live.update(Group(*_parts(answers := ask())), refresh=True)
+                    time.sleep(_PERIOD)
+        while True:
+            _show(answers := ask(), json)
+            if not json:
+                print()
+            sys.stdout.flush()
+            time.sleep(_PERIOD)
+    except KeyboardInterrupt:
+        return answers
+
+
+def _parts(answers: Answers) -> Iterator[RenderableType]:
+    if not answers.reports and not answers.silent:
+        yield Text("No runtime of this user is open.")
+    for position, report in enumerate(answers.reports):
+        if position:
+            yield Text()
+        yield from _runtime(report)
+    for pid in answers.silent:
+        yield Text(
+            f"The runtime of process {pid} does not answer: it is stopped, its event loop is blocked, or it "
+            "has another version of dspex.",
+            style="red",
+        )
+
+
+def _runtime(report: Report) -> Iterator[RenderableType]:
+    facts = [
+        f"pid {report.pid}",
+        f"open for {_duration(time.time() - report.started)}",
+        f"Python {report.python}",
+        f"dspex {report.dspex or 'of unknown version'}",
+    ]
+    if report.dspy is not None:
+        facts.append(f"DSPy {report.dspy}")
+    yield Text(report.program or "python", style="bold").append("  " + " · ".join(facts), style="not bold")
+    pools = report.stats.pools.items()
+    yield table(
+        ("POOL", "WORKERS#", "QUEUED#", "IN FLIGHT#", "CALLS", "RESTARTS"),
+        [
+            (
+                name,
+                str(len(pool.workers)),
+                str(pool.queued),
+                str(sum(worker.in_flight for worker in pool.workers)),
+                _counts(pool.counters),
+                _counts(pool.restarts),
+            )
+            for name, pool in pools
+        ],
+    )
+    yield table(
+        ("WORKER", "PID#", "STATE", "RSS#", "IN FLIGHT#", "DONE#"),
+        [_worker(name, worker) for name, pool in pools for worker in pool.workers],
+    )
+    if report.stats.lms:
+        yield table(
+            ("LM", "IN FLIGHT#", "WAITING#", "REQUESTS/MIN#", "TOKENS/MIN#", ""),
+            [_lm(lm) for lm in report.stats.lms],
+        )
+
+
+def _worker(pool: str, worker: WorkerStats) -> tuple[str | Text, ...]:
+    return (
+        f"{pool}/{worker.number}",
+        str(worker.pid),
+        Text(worker.state, style=_STYLES.get(worker.state, "")),
+        decimal(worker.rss),
+        str(worker.in_flight),
+        str(worker.done),
+    )
+
+
+def _lm(lm: LMStats) -> tuple[str | Text, ...]:
+    return (
+        lm.model,
+        str(lm.in_flight),
+        str(lm.waiting),
+        str(lm.requests),
+        str(lm.tokens),
+        Text("slowed: its provider is busy", style="yellow") if lm.slowed else "",
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

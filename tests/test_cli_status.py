@@ -1,0 +1,149 @@
+"""``dspex status``: what is open in other processes, as a shell sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import until
+from tests.shell import SCRIPT, dspex, environment
+
+SERVICE = """
+import dspex, sys
+two = {"general": dspex.PoolOptions(workers=1), "second": dspex.PoolOptions(workers=1)}
+with dspex.Runtime(pools=two) as runtime:
+    runtime.pool("general").execute("echo", {"a": 1})
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's runtime directory in these tests."""
+    folder = tmp_path_factory.mktemp("run")
+    folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """A program that has a runtime open."""
+    script = place / "shop.py"
+    script.write_text(SERVICE)
+    program = subprocess.Popen(
+        [sys.executable, str(script), "canary-argument"],
+        env=environment(XDG_RUNTIME_DIR=str(place), OPENAI_API_KEY="canary-variable"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "open\n"
+    yield program
+    program.communicate("")
+
+
+def test_none_is_no_failure(tmp_path: Path) -> None:
+    """If this failed, a script could not tell that nothing runs from that asking failed."""
+    tmp_path.chmod(0o700)
+    # No other place than this one: where a machine has its own, it may hold runtimes of its own.
+    ran = dspex("status", "--json", XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    if json.loads(ran.stdout) == {"runtimes": [], "silent": []}:
+        ran = dspex("status", XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(tmp_path))
+        assert (ran.returncode, ran.stdout) == (0, "No runtime of this user is open.\n")
+
+
+def test_a_runtime_of_another_process(service: subprocess.Popen[str], place: Path) -> None:
+    """If this failed, an operator could not see what a service does."""
+    ran = dspex("status", XDG_RUNTIME_DIR=str(place))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"shop.py  pid {service.pid} · open for " in ran.stdout
+    assert "ok 1" in ran.stdout
+    assert "general/" in ran.stdout
+    assert "second/" in ran.stdout
+    assert "canary" not in ran.stdout
+    assert not any(line.endswith(" ") for line in ran.stdout.splitlines())
+
+
+def test_json(service: subprocess.Popen[str], place: Path) -> None:
+    """If this failed, a script could not read how many calls wait."""
+    ran = dspex("status", "--json", XDG_RUNTIME_DIR=str(place))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "canary" not in ran.stdout
+    found = [runtime for runtime in json.loads(ran.stdout)["runtimes"] if runtime["pid"] == service.pid]
+    assert [(runtime["program"], set(runtime["stats"]["pools"])) for runtime in found] == [
+        ("shop.py", {"general", "second"})
+    ]
+    general = found[0]["stats"]["pools"]["general"]
+    assert general["queued"] == 0
+    assert general["counters"] == {"ok": 1}
+    (worker,) = general["workers"]
+    assert (worker["state"], worker["in_flight"], worker["done"]) == ("ready", 0, 1)
+    assert worker["rss"] > 1_000_000
+
+
+def test_a_runtime_that_does_not_answer_is_exit_code_1(service: subprocess.Popen[str], place: Path) -> None:
+    """If this failed, a watchdog script would take a service that hangs for a healthy one."""
+    service.send_signal(signal.SIGSTOP)
+    try:
+        ran = dspex("status", XDG_RUNTIME_DIR=str(place))
+    finally:
+        service.send_signal(signal.SIGCONT)
+    assert ran.returncode == 1
+    assert f"The runtime of process {service.pid} does not answer" in ran.stdout
+
+
+def test_a_runtime_that_was_killed_is_not_listed(place: Path, tmp_path: Path) -> None:
+    """If this failed, what a crash left would be shown as running."""
+    tmp_path.chmod(0o700)
+    script = tmp_path / "killed.py"
+    script.write_text(SERVICE)
+    program = subprocess.Popen(
+        [sys.executable, str(script)],
+        env=environment(XDG_RUNTIME_DIR=str(tmp_path)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "open\n"
+    program.kill()
+    program.communicate()
+    (left,) = (tmp_path / "dspex").iterdir()
+    os.utime(left, (0, 0))
+    ran = dspex("status", XDG_RUNTIME_DIR=str(tmp_path))
+    assert f"pid {program.pid}" not in ran.stdout
+    assert f"process {program.pid}" not in ran.stdout
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_watching_ends_cleanly_with_ctrl_c(
+    service: subprocess.Popen[str], place: Path, tmp_path: Path, json_lines: bool
+) -> None:
+    """If this failed, the one way to end it would show a traceback, or fail a script."""
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        watching = subprocess.Popen(
+            [*SCRIPT, "status", "--watch", *(["--json"] if json_lines else [])],
+            env=environment(XDG_RUNTIME_DIR=str(place)),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: output.read_text().count("shop.py") >= 2, 30)
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=20)
+    assert (watching.returncode, errors) == (0, "")
+    if json_lines:
+        for line in output.read_text().splitlines():
+            assert service.pid in [runtime["pid"] for runtime in json.loads(line)["runtimes"]]
