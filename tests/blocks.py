@@ -5,6 +5,7 @@ A comment on the line before a block says what it is::
     <!-- run -->              run it, after those before it on the page, in the same namespace
     <!-- output -->           what the block that ran last has printed; `...` stands for anything
     <!-- file: shop/jobs.py -->  a file that the blocks of the page find when they import
+    <!-- from: examples/app.py -->  lines of that file, which has tests of its own
 
 ``python -m tests.blocks PAGE --provider URL`` runs one page in the working directory. Each request to a
 provider goes to the URL, whatever the page says.
