@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from tests.processes import alive, descendants, until
 from tests.provider import Provider
 
@@ -80,6 +82,12 @@ class Server:
     def family(self) -> list[int]:
         """All that it has started."""
         return descendants(self.process.pid)
+
+    @property
+    def first(self) -> int:
+        """The process that serves, which is not the one started here when another command runs it."""
+        serving = [self.process.pid, *self.family()]
+        return next(pid for pid in serving if psutil.Process(pid).cmdline()[1:2] == ["-m"])
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop; its exit status, once it and all that it had started are gone."""
