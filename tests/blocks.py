@@ -14,6 +14,7 @@ provider goes to the URL, whatever the page says.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import doctest
 import functools
@@ -51,7 +52,8 @@ class Block:
 
     def compiled(self) -> Any:
         """Its code, so that an error is shown at its place on the page."""
-        return compile("\n" * (self.line - 1) + self.code, str(self.page), "exec")
+        awaits = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self.marker.endswith(".ipynb") else 0
+        return compile("\n" * (self.line - 1) + self.code, str(self.page), "exec", awaits)
 
 
 def blocks(page: Path) -> list[Block]:
