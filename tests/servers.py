@@ -28,6 +28,7 @@ class Server:
         command: What to run, after the interpreter's name; it listens on a free port of 127.0.0.1.
         log: Where it logs to, its address among the rest.
         provider: Whom its model's requests go to.
+        folder: Where it is started.
         prefix: A command that runs it, ``unshare`` for one.
         variables: Environment variables besides.
     """
@@ -38,18 +39,20 @@ class Server:
         log: Path,
         provider: Provider,
         *,
+        folder: Path = ROOT,
         prefix: Sequence[str] = (),
         **variables: str,
     ) -> None:
         self._command = [*prefix, sys.executable, *command]
         self._log = log
+        self._folder = folder
         self._environment = {**os.environ, **model(provider), **variables}
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as file:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=file, stderr=file
+                self._command, cwd=self._folder, env=self._environment, stdout=file, stderr=file
             )
         try:
             until(lambda: "http://127.0.0.1:" in self.log or self.process.poll() is not None, 60)

@@ -19,7 +19,8 @@ from tests.provider import Provider, delayed, echo, fault, hanging
 from tests.servers import EXAMPLES, Server
 
 UVICORN = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "fastapi_app.app:app", "--port", "0"]
-GUNICORN = ["-m", "gunicorn", "--pythonpath", str(EXAMPLES), "fastapi_app.app:app", "--bind", "127.0.0.1:0"]
+GUNICORN = ["-m", "gunicorn", "--pythonpath", str(EXAMPLES), "fastapi_app.app:app", "--no-control-socket"]
+GUNICORN += ["--bind", "127.0.0.1:0"]
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_each_server_process_has_its_own(
     """If this failed, a server of several processes would share workers, answer nothing, or leave some."""
     with Server(command, tmp_path / "log", provider) as server:
         await_ready(server)
-        until(lambda: zygotes(server) >= 2 * processes)  # a worker is a fork of one, and looks like it
+        until(lambda: zygotes(server) >= 2 * processes, 60)  # a worker is a fork of one, and looks like it
         assert ask(server).json() == {"answer": "hi"}
         assert zygotes(server) == 2 * processes
         provider.reply = lambda _: hanging()
