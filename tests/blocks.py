@@ -5,6 +5,7 @@ A comment on the line before a block says what it is::
     <!-- run -->              run it, after those before it on the page, in the same namespace
     <!-- output -->           what the block that ran last has printed; `...` stands for anything
     <!-- file: shop/jobs.py -->  a file that the blocks of the page find when they import
+    <!-- from: examples/app.py -->  lines of that file, which has tests of its own
 
 ``python -m tests.blocks PAGE --provider URL`` runs one page in the working directory. Each request to a
 provider goes to the URL, whatever the page says; a ``ScriptedLM`` answers its own.
@@ -13,6 +14,7 @@ provider goes to the URL, whatever the page says; a ``ScriptedLM`` answers its o
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import doctest
 import functools
@@ -51,7 +53,8 @@ class Block:
 
     def compiled(self) -> Any:
         """Its code, so that an error is shown at its place on the page."""
-        return compile("\n" * (self.line - 1) + self.code, str(self.page), "exec")
+        awaits = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self.marker.endswith(".ipynb") else 0
+        return compile("\n" * (self.line - 1) + self.code, str(self.page), "exec", awaits)
 
 
 def blocks(page: Path) -> list[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -136,7 +137,19 @@ def test_every_marker_is_understood(page: Path) -> None:
     markers = re.findall(r"^<!-- (.+?) -->$", text, re.M)
     assert [block.marker for block in blocks(page) if block.marker] == markers
     for marker in markers:
-        assert marker in {"run", "output"} or marker.startswith("file: "), marker
+        assert marker in {"run", "output"} or marker.startswith(("file: ", "from: ")), marker
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_lines_from_a_file_are_there(page: Path) -> None:
+    """If this failed, a page would show code that no test runs any more."""
+    for block in blocks(page):
+        if block.marker.startswith("from: "):
+            file = ROOT / block.marker.removeprefix("from: ")
+            text = file.read_text(encoding="utf-8")
+            if file.suffix == ".ipynb":
+                text = "".join("".join(cell["source"]) + "\n" for cell in json.loads(text)["cells"])
+            assert block.code in text, f"{name(page)}:{block.line}"
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=name)

@@ -12,10 +12,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import dspex
+from tests.blocks import blocks, write_files
 from tests.processes import alive, until
+from tests.provider import Provider
+from tests.servers import Server
 
 ROOT = Path(__file__).parents[1]
 
@@ -180,3 +184,36 @@ def test_a_prefork_server() -> None:
         check=False,
     )
     assert ran.stdout == "[0, 0]\n", ran.stderr
+
+
+GUNICORN = """
+import sys
+from gunicorn.app.wsgiapp import run
+from tests.blocks import redirect
+redirect(sys.argv.pop(1), local=False)
+run()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["plain", "preload"])
+def test_gunicorn_as_the_guide_has_it(options: list[str], tmp_path: Path) -> None:
+    """If this failed, a reader who copies the guide's two files would have no service."""
+    write_files(blocks(ROOT / "docs" / "how-to" / "forking-servers.md"), tmp_path)
+    with Provider() as provider:
+        address = provider.base_url.removesuffix("/v1")
+        command = [
+            "-c",
+            GUNICORN,
+            address,
+            "answers",
+            "--bind",
+            "127.0.0.1:0",
+            "--no-control-socket",
+            *options,
+        ]
+        with Server(command, tmp_path / "log", provider, folder=tmp_path, PYTHONPATH=str(ROOT)) as server:
+            until(lambda: len(server.family()) == 4 * 3)  # each with a zygote and a worker
+            asked = [httpx.get(f"{server.url}/?hello", timeout=60) for _ in range(8)]
+            assert [answer.text for answer in asked] == ["hello"] * 8
+            assert server.stop() == 0
+            assert "Traceback" not in server.log

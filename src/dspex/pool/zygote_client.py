@@ -17,7 +17,7 @@ import msgspec
 
 from dspex.errors import PoolUnhealthy
 from dspex.pool.output import Output
-from dspex.process import forks
+from dspex.process import forks, limits
 from dspex.process.lifeline import Lifeline
 from dspex.process.spawn import Child, spawn_in_thread
 from dspex.wire import packets
@@ -221,6 +221,8 @@ class ZygoteClient:
             return self._zygote
 
     async def _start(self) -> _Zygote:
+        if (refused := limits.pidfds_refused()) is not None:
+            raise _unhealthy(refused)
         preload = [module for module in self._preparation.preload if module not in self._late]
         try:
             directory = os.getcwd()  # noqa: PTH109

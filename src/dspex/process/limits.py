@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
+import signal
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -47,3 +49,27 @@ def be_expendable() -> None:
             os.write(file, b"500")
         finally:
             os.close(file)
+
+
+def pidfds_refused() -> str | None:
+    """Why children cannot be watched and killed here; None when they can be.
+
+    An old container runtime's seccomp profile refuses these calls, some sandboxes do not have them, and
+    without them no deadline could be kept.
+    """
+    tried = "pidfd_open"
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            tried = "pidfd_send_signal"
+            signal.pidfd_send_signal(pidfd, 0)  # 0 asks and sends nothing
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOSYS}:
+            raise
+        return (
+            f"this system refuses {tried} ({error.strerror}); allow pidfd_open and pidfd_send_signal in the "
+            "container's seccomp profile, or use a container runtime newer than 2020 and Linux 5.3 or newer"
+        )
+    return None
