@@ -89,13 +89,13 @@ async def test_nothing_is_taken_from_the_environment(
 
 
 async def test_the_embedded_models_server_is_asked_without_a_key(provider: Provider) -> None:
-    """``lm="local"`` would ask for a key, be priced as a stranger's model, or get no schema."""
+    """``lm="local"`` would ask for a key, have a price that nobody bills, or get no schema."""
     async with built(provider, "local/model", api_key="none", temperature=0.0, max_tokens=9) as asked:
         assert await asked.ask(dspy.JSONAdapter()) == "Where?"
     body = provider.requests[0].body
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("model", 0.0, 9)
     assert body["response_format"]["type"] == "json_schema"
-    assert asked.requests[0].cost is None
+    assert asked.requests[0].cost == 0.0
 
 
 async def test_parameters_of_the_profile_are_sent(provider: Provider) -> None:

@@ -32,6 +32,25 @@ def without_password(url: str) -> str:
     return f"{scheme}{separator}{'***@' if '@' in host else ''}{host.rpartition('@')[2]}{slash}{path}"
 
 
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """How a provider is reached besides by address and key: everything looked up.
+
+    Attributes:
+        options: Names and values of what is no secret (``aws_region_name``, ``api_version``).
+        credentials: Names and values of credentials. They are in memory only, and not in the ``repr``.
+        headers: Headers of every request, beside the engine's own.
+        query: What every request's address has after the ``?``.
+    """
+
+    options: tuple[tuple[str, str], ...] = ()
+    credentials: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Connection(options={self.options!r})"
+
+
 class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A language model as a worker needs it: everything resolved, nothing to look up.
 
@@ -47,6 +66,8 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
         schema: Whether the model enforces a JSON schema, where the caller knows better than DSPy's
             table of models; None asks that table.
         engine: Import path of the operator's own engine (``"package.module:Class"``); None is HTTP.
+        litellm: Whether requests go through LiteLLM, in workers that have it loaded.
+        connection: How the provider is reached besides by address and key.
         retry: How one request is tried again.
         params: Further request parameters, as the provider names them.
     """
@@ -61,8 +82,15 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     extraction: LMSpec | None = None
     schema: bool | None = None
     engine: str | None = None
+    litellm: bool = False
+    connection: Connection = Connection()
     retry: Retry = Retry()
     params: dict[str, Any] = {}
+
+    @property
+    def needs_litellm(self) -> bool:
+        """Whether one of its steps goes through LiteLLM."""
+        return self.litellm or (self.extraction is not None and self.extraction.litellm)
 
     def __repr__(self) -> str:
         address = without_password(self.base_url) if self.base_url else None

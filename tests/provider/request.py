@@ -16,6 +16,7 @@ class Request:
 
     Attributes:
         path: The path of the request line.
+        query: What it has after the ``?``.
         headers: Names in lower case; of a repeated header the last.
         body: The JSON object that was posted.
         at: When it had arrived in full, on ``time.monotonic``'s clock.
@@ -26,6 +27,7 @@ class Request:
     """
 
     path: str
+    query: str
     headers: dict[str, str]
     body: dict[str, Any]
     at: float

@@ -61,6 +61,11 @@ class Provider:
         return f"http://127.0.0.1:{self._port}/v1"
 
     @property
+    def origin(self) -> str:
+        """For providers whose engine knows the path: Azure, Bedrock, Vertex."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
     def anthropic_url(self) -> str:
         """For Anthropic, as DSPy's ``api_base`` wants it."""
         return f"http://127.0.0.1:{self._port}/v1"
@@ -207,6 +212,7 @@ class _Connection(asyncio.Protocol):
 
     def _take(self, path: str, headers: dict[str, str], body: bytes) -> None:
         """Give a whole request to the script, and answer it now or later."""
+        path, _, query = path.partition("?")
         known = route(path)
         if known is None:
             return self._refuse(404, f"nothing is served at {path}")
@@ -221,7 +227,14 @@ class _Connection(asyncio.Protocol):
         dialect, model = known
         number = self._provider._next_number()
         self._request = Request(
-            path, headers, posted, time.monotonic(), number, model or str(posted.get("model", "")), dialect
+            path,
+            query,
+            headers,
+            posted,
+            time.monotonic(),
+            number,
+            model or str(posted.get("model", "")),
+            dialect,
         )
         reply = self._provider._began(self._request)
         if reply.delay > 0:

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from dspex.program import catalogue, prompt, signature
 from dspex.program.fingerprint import fingerprint
 from dspex.program.spec import ProgramSpec, make
 from dspex.runtime.models import Models
-from dspex.types import LMRequest, Usage
+from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.values import Encoded, WireError, decode, encode
 
 #: The signature of a call that names none.
@@ -171,8 +171,13 @@ def prepare(question: Question, programs: Programs) -> Prepared:
     return Prepared(question, request_id, started, spec.module, program, name, encoded)
 
 
-async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
+async def send(prepared: Prepared, pool_for: Callable[[LMSpec], LocalPool], models: Models) -> Done:
     """Take a prepared question through the pool, on the runtime's loop.
+
+    Args:
+        prepared: The question.
+        pool_for: The pool whose workers can ask an LM.
+        models: The runtime's models.
 
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
@@ -180,7 +185,7 @@ async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
     question = prepared.question
     try:
         number, lm = await _in_time(models, question, prepared.started)
-        return await pool.execute(
+        return await pool_for(lm).execute(
             Work(
                 "execute_module",
                 prepared.inputs.data,

@@ -12,7 +12,7 @@ from dspex.lm.profile import LM
 from dspex.lm.weights import Progress
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import LocalModelProgress
-from dspex.types import LMSpec
+from dspex.types import Connection, LMSpec
 
 _RESOLVED_KEPT = 1024
 # Requests that the embedded model answers side by side; each costs 4,096 tokens of memory.
@@ -38,7 +38,9 @@ class Models:
         self._local_model = local_model
         self._bus = bus
         self._locals: dict[str | None, LocalModel] = {}
-        self._numbers: OrderedDict[tuple[LM, str | None, str | None], tuple[int, LMSpec]] = OrderedDict()
+        self._numbers: OrderedDict[tuple[LM, str | None, str | None, Connection], tuple[int, LMSpec]] = (
+            OrderedDict()
+        )
         self._next = 1
 
     def find(self, lm: LM | str | None) -> LM:
@@ -83,20 +85,34 @@ class Models:
         if profile.is_local:
             endpoint = await self._local(profile).endpoint()
             return self._numbered(profile, endpoint.api_key, endpoint.base_url, second)
-        return self._numbered(profile, profile.fetch_key(), profile.base_url, second)
+        key = profile.fetch_key()
+        connection = profile.fetch_connection(key)
+        return self._numbered(profile, key, profile.fetch_base_url(), second, connection)
 
     def _numbered(
-        self, profile: LM, key: str | None, base_url: str | None, second: LMSpec | None
+        self,
+        profile: LM,
+        key: str | None,
+        base_url: str | None,
+        second: LMSpec | None,
+        connection: Connection = Connection(),  # noqa: B008 (it is frozen)
     ) -> tuple[int, LMSpec]:
         """What this profile resolved to before, or a new number: another key is another LM."""
-        known = self._numbers.get((profile, key, base_url))
+        resolved = (profile, key, base_url, connection)
+        known = self._numbers.get(resolved)
         if known is None or known[1].extraction != second:
-            known = (self._next, profile.spec(key, base_url, second))
+            known = (self._next, profile.spec(key, base_url, second, connection))
             self._next += 1
-            self._numbers[profile, key, base_url] = known
+            self._numbers[resolved] = known
             if len(self._numbers) > _RESOLVED_KEPT:
                 self._numbers.popitem(last=False)
         return known
+
+    @property
+    def needs_litellm(self) -> bool:
+        """Whether the default or a named profile goes through LiteLLM."""
+        known = [*self._named.values(), *([self._default] if self._default else [])]
+        return any(lm.needs_litellm for lm in known)
 
     async def warm_up(self) -> None:
         """Start the embedded model if it is the default, so that no deadline pays for it.

@@ -57,10 +57,13 @@ class _Recorded:
     supports_response_schema: bool
     supported_params: frozenset[str]
 
-    def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
+    def __init__(
+        self, spec: LMSpec, provider: str | None, engine: Any, prices: tuple[str, ...] | None = None
+    ) -> None:
         self._spec = spec
         self._provider = provider
         self._engine = engine
+        self._prices = prices
 
     def _pause(self, error: LM15Error, attempt: int) -> float | None:
         """Seconds to wait before the next attempt; None when there is none, or no time for it."""
@@ -87,10 +90,18 @@ class _Recorded:
         current.get().requests.append(LMRequest(model, usage, seconds, status, attempt, cost, finish))
 
     def _price(self, response: Any, request: Any) -> float | None:
-        if self._provider is None or self._provider == "local":
+        if self._provider == "local":
+            return 0.0  # nobody bills it
+        if self._provider is None:
             return None
         wanted = self._spec.model.partition("/")[2]
-        cost, _why = estimate_cost(response, provider=self._provider, requested_model=wanted, request=request)
+        cost, _why = estimate_cost(
+            response,
+            provider=self._provider,
+            requested_model=wanted,
+            request=request,
+            namespaces=self._prices,
+        )
         return None if cost is None else float(cost)
 
 
@@ -135,8 +146,10 @@ class Counted(_Recorded):
 class CountedAsync(_Recorded):
     """One LM's asynchronous engine, on the worker's loop."""
 
-    def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
-        super().__init__(spec, provider, engine)
+    def __init__(
+        self, spec: LMSpec, provider: str | None, engine: Any, prices: tuple[str, ...] | None = None
+    ) -> None:
+        super().__init__(spec, provider, engine, prices)
         self._is_async = inspect.iscoroutinefunction(engine.complete)
 
     async def complete(self, request: Any) -> Any:
