@@ -1,0 +1,214 @@
+"""Each provider, end to end: the request that arrives, where the key goes, and what is said when it fails."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+import dspex
+from dspex import LM, DSPyAdapter, Retry, errors
+from dspex.lm.providers import PROVIDERS
+from tests.provider import Provider, Request, echo, fault, html, redirected
+
+KEY = "canary-key-4711"
+SECRET = "canary-secret-4712"
+CONVERSE = "/model/us.anthropic.claude-haiku-4-5-20251001-v1%3A0/converse"
+CLAUDE = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
+REGION = {"aws_region_name": "eu-west-1"}
+PROJECT = {"vertex_project": "shop-1", "vertex_location": "europe-west1"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A provider as a user configures it, and the request that has to come of it."""
+
+    model: str
+    path: str
+    header: str = "authorization"
+    value: str = f"Bearer {KEY}"
+    address: str = "base_url"
+    options: dict[str, Any] = field(default_factory=dict)
+    query: str = ""
+    tokens: str = "max_tokens"  # where the most tokens stand in the body, with dots
+
+    def lm(self, url: str, **more: Any) -> LM:
+        known: dict[str, Any] = {"api_key": KEY, "retry": Retry(attempts=1), "max_tokens": 77}
+        return LM(self.model, base_url=url, **{**known, **self.options, **more})
+
+    def at(self, provider: Provider, **more: Any) -> LM:
+        return self.lm(getattr(provider, self.address), **more)
+
+
+CHAT = "/v1/chat/completions"
+GEMINI = "generationConfig.maxOutputTokens"
+VERTEX = "/v1/projects/shop-1/locations/europe-west1/publishers"
+CASES = [
+    Case("openai/x", CHAT, tokens="max_completion_tokens"),
+    Case("anthropic/x", "/v1/messages", "x-api-key", KEY),
+    Case("gemini/x", "/v1beta/models/x:generateContent", "x-goog-api-key", KEY, "gemini_url", tokens=GEMINI),
+    Case("azure/x", "/openai/v1/chat/completions", "api-key", KEY, "origin", tokens="max_completion_tokens"),
+    Case(
+        "azure/x",
+        "/openai/deployments/x/chat/completions",
+        "api-key",
+        KEY,
+        "origin",
+        {"api_version": "2024-10-21"},
+        "api-version=2024-10-21",
+        "max_completion_tokens",
+    ),
+    *[
+        Case(f"{name}/x", CHAT)
+        for name in (
+            *("groq", "deepseek", "openrouter", "xai", "mistral", "together", "fireworks"),
+            *("ollama", "vllm", "lm_studio", "openai_compatible"),
+        )
+    ],
+    Case(f"bedrock/{CLAUDE}", CONVERSE, address="origin", options=REGION, tokens="inferenceConfig.maxTokens"),
+    Case(
+        "vertex/gemini-x",
+        f"{VERTEX}/google/models/gemini-x:generateContent",
+        address="origin",
+        options=PROJECT,
+        tokens=GEMINI,
+    ),
+    Case(
+        "vertex/claude-x",
+        f"{VERTEX}/anthropic/models/claude-x:rawPredict",
+        address="origin",
+        options=PROJECT,
+    ),
+    Case("openai/x", CHAT, options={"engine": "litellm"}, tokens="max_completion_tokens"),
+]
+EACH = pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: "-".join([case.model.partition(":")[0], *case.options])
+)
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[DSPyAdapter]:
+    pools = {"general": dspex.PoolOptions(workers=1)}
+    with dspex.Runtime(pools=pools) as runtime:
+        yield runtime.adapter(timeout=60.0)
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the keys of whoever runs it."""
+    for row in PROVIDERS.values():
+        names = [*row.variables, *row.base_url_variables]
+        for name in (*names, *(name for option in row.options for name in option.variables)):
+            monkeypatch.delenv(name, raising=False)
+
+
+def at(body: Any, place: str) -> Any:
+    for name in place.split("."):
+        body = body[name]
+    return body
+
+
+def places(request: Request, secret: str) -> list[str]:
+    """Where in a request a secret is."""
+    found = [name for name, value in request.headers.items() if secret in value]
+    rest = {"path": request.path, "query": request.query, "body": json.dumps(request.body)}
+    return found + [name for name, text in rest.items() if secret in text]
+
+
+def failure(adapter: DSPyAdapter, lm: LM) -> dspex.DspexError:
+    with pytest.raises(dspex.DspexError) as caught:
+        adapter.generate("Where?", lm=lm)
+    shown = f"{caught.value} {caught.value.to_wire()}"
+    assert KEY not in shown
+    assert SECRET not in shown
+    return caught.value
+
+
+# The request
+
+
+@EACH
+def test_each_provider_is_asked_as_it_wants_to_be(
+    adapter: DSPyAdapter, provider: Provider, case: Case
+) -> None:
+    """A provider would refuse the request, or the key would go where it is logged."""
+    response = adapter.generate("Where?", signature="question -> answer", lm=case.at(provider))
+    assert response.answer == "Where?"
+    [request] = provider.requests
+    assert (request.path, request.query) == (case.path, case.query)
+    assert request.headers[case.header] == case.value
+    assert places(request, KEY) == [case.header]
+    assert request.model in {case.model.partition("/")[2], CLAUDE.replace(":", "%3A")}
+    assert request.prompt.user.startswith("[[ ## question ## ]]\nWhere?")
+    assert "answer" in request.prompt.system
+    assert at(request.body, case.tokens) == 77
+    assert "max_retries" not in request.body
+    assert response.usage.prompt_tokens == request.prompt.words
+
+
+# What goes wrong
+
+
+@EACH
+def test_a_key_that_is_refused_is_told_as_such(adapter: DSPyAdapter, provider: Provider, case: Case) -> None:
+    """A wrong key would be told as a wrong request, or be shown."""
+    provider.reply = lambda request: fault(401, message=f"no such key: {KEY}")
+    error = failure(adapter, case.at(provider))
+    assert error.code == "lm_auth"
+    assert "api_key" in error.message
+
+
+@EACH
+def test_a_model_that_is_not_there_is_told_as_such(
+    adapter: DSPyAdapter, provider: Provider, case: Case
+) -> None:
+    """A typing error in a model's name would be tried again, or be told as one of the program's."""
+    provider.reply = lambda request: fault(404)
+    error = failure(adapter, case.at(provider, retry=Retry(attempts=3, wait=0.0)))
+    assert error.code in {"lm_unsupported", "lm_invalid_request"}
+    assert len(provider.requests) == 1
+
+
+@EACH
+def test_a_server_that_is_not_there_is_told_as_such(adapter: DSPyAdapter, case: Case) -> None:
+    """A wrong address would be told as a failure of the program."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        path = {"base_url": "/v1", "gemini_url": "/v1beta", "origin": ""}[case.address]
+        error = failure(adapter, case.lm(f"http://127.0.0.1:{closed.getsockname()[1]}{path}"))
+    assert error.code == "lm_unavailable"
+    assert "base_url" in error.message
+
+
+@EACH
+def test_no_redirect_is_followed(adapter: DSPyAdapter, provider: Provider, case: Case) -> None:
+    """A gateway's answer could send the key, or the prompt, to any host."""
+    with Provider() as other:
+        provider.reply = lambda request: redirected(f"{other.origin}{case.path}")
+        error = failure(adapter, case.at(provider))
+        assert other.connections == 0
+    assert error.code == "lm_unavailable"
+    assert "base_url" in error.message
+    assert len(provider.requests) == 1
+
+
+@EACH
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_a_web_page_is_not_an_answer(
+    adapter: DSPyAdapter, provider: Provider, case: Case, status: int
+) -> None:
+    """A sign-in page, or a gateway's error page, would be told as what the model had said."""
+    provider.reply = lambda request: html(status)
+    error = failure(adapter, case.at(provider))
+    assert error.code == "lm_unavailable"
+    assert "base_url" in error.message
