@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any, ClassVar
 
 import pytest
 
 import dspex
-from dspex import LM, DSPyAdapter, Retry, errors
+from dspex import LM, DSPyAdapter, Retry
 from dspex.lm.providers import PROVIDERS
-from tests.provider import Provider, Request, echo, fault, html, redirected
+from tests.provider import Provider, Request, fault, html, redirected
 
 KEY = "canary-key-4711"
 SECRET = "canary-secret-4712"
 CONVERSE = "/model/us.anthropic.claude-haiku-4-5-20251001-v1%3A0/converse"
 CLAUDE = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
-REGION = {"aws_region_name": "eu-west-1"}
-PROJECT = {"vertex_project": "shop-1", "vertex_location": "europe-west1"}
+REGION: dict[str, Any] = {"aws_region_name": "eu-west-1"}
+PROJECT: dict[str, Any] = {"vertex_project": "shop-1", "vertex_location": "europe-west1"}
 
 
 @dataclass(frozen=True)
@@ -212,3 +214,167 @@ def test_a_web_page_is_not_an_answer(
     error = failure(adapter, case.at(provider))
     assert error.code == "lm_unavailable"
     assert "base_url" in error.message
+
+
+# Clouds
+
+
+def test_a_request_to_bedrock_is_signed(adapter: DSPyAdapter, provider: Provider) -> None:
+    """Bedrock could be used with a bearer token alone, or the secret key itself would be sent."""
+    lm = LM(
+        f"bedrock/{CLAUDE}",
+        base_url=provider.origin,
+        aws_access_key_id="AKCANARY",
+        aws_secret_access_key=SECRET,
+        aws_session_token=KEY,
+        **REGION,
+    )
+    assert adapter.generate("Where?", lm=lm).response == "Where?"
+    [request] = provider.requests
+    assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKCANARY/")
+    assert "/eu-west-1/bedrock/aws4_request" in request.headers["authorization"]
+    assert places(request, KEY) == ["x-amz-security-token"]
+    assert places(request, SECRET) == []
+    provider.reply = lambda request: fault(403, message=f"{SECRET} is no key")
+    assert failure(adapter, lm).code == "lm_auth"
+
+
+class _Tokens(BaseHTTPRequestHandler):
+    """Gives an access token for a refresh token, as Google does."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append(self.rfile.read(int(self.headers["content-length"])).decode())
+        body = json.dumps({"access_token": KEY, "expires_in": 3600}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "text"])
+def test_vertex_is_asked_with_a_token_for_the_credentials(
+    adapter: DSPyAdapter, provider: Provider, as_file: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vertex could be used with a token that ends within the hour alone."""
+    with HTTPServer(("127.0.0.1", 0), _Tokens) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        credentials = json.dumps(
+            {
+                "type": "authorized_user",
+                "client_id": "shop",
+                "client_secret": "secret",
+                "refresh_token": SECRET,
+                "token_uri": f"http://127.0.0.1:{server.server_port}/token",
+            }
+        )
+        if as_file:
+            (tmp_path / "google.json").write_text(credentials)
+            credentials = str(tmp_path / "google.json")
+        lm = LM("vertex/gemini-x", base_url=provider.origin, vertex_credentials=credentials, **PROJECT)
+        _Tokens.asked.clear()
+        assert adapter.generate("Where?", lm=lm).response == "Where?"
+        assert adapter.generate("Where?", lm=lm).response == "Where?"
+        server.shutdown()
+    assert len(_Tokens.asked) == 1
+    assert f"refresh_token={SECRET}" in _Tokens.asked[0]
+    for request in provider.requests:
+        assert places(request, KEY) == ["authorization"]
+        assert places(request, SECRET) == []
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [
+        ("openai/x", None),
+        ("anthropic/x", None),
+        ("gemini/x", None),
+        ("mistral/x", None),
+        ("openai/x", "litellm"),
+    ],
+)
+def test_headers_and_a_query_are_added(
+    adapter: DSPyAdapter, provider: Provider, model: str, engine: str | None
+) -> None:
+    """A gateway that wants a header of its own could not be used."""
+    url = provider.gemini_url if model.startswith("gemini") else provider.base_url
+    more: dict[str, Any] = {"extra_headers": {"X-Shop": SECRET, "User-Agent": "shop"}, "engine": engine}
+    if engine is None:
+        more["extra_query"] = {"trace": "a b"}
+    lm = LM(model, base_url=url, api_key=KEY, **more)
+    assert adapter.generate("Where?", lm=lm).response == "Where?"
+    [request] = provider.requests
+    assert (request.headers["x-shop"], request.headers["user-agent"]) == (SECRET, "shop")
+    assert request.query == ("" if engine else "trace=a+b")
+    assert places(request, SECRET) == ["x-shop"]
+    provider.reply = lambda request: fault(400, message=f"odd: {SECRET}")
+    failure(adapter, lm)
+
+
+def test_an_organization_is_told_to_openai(adapter: DSPyAdapter, provider: Provider) -> None:
+    """Requests would be billed to the wrong organization of an account."""
+    lm = LM("openai/x", base_url=provider.base_url, organization="org-1", project="proj-1")
+    adapter.generate("Where?", lm=lm)
+    headers = provider.requests[0].headers
+    assert (headers["openai-organization"], headers["openai-project"]) == ("org-1", "proj-1")
+
+
+@EACH
+@pytest.mark.parametrize("schema", [True, False])
+def test_a_schema_is_sent_when_the_profile_says_so(
+    adapter: DSPyAdapter, provider: Provider, case: Case, schema: bool
+) -> None:
+    """A server that enforces schemas could not be used as such, or one that does not would refuse."""
+    adapter.generate("2", signature="sum -> total: int", lm=case.at(provider, adapter="json", schema=schema))
+    body = json.dumps(provider.requests[0].body).replace("\\", "")  # Bedrock wants the schema as a text
+    assert ('"properties": {"total"' in body) is schema
+
+
+# Prices
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "openai/gpt-4o-mini",
+        "anthropic/claude-sonnet-4-5",
+        "gemini/gemini-2.5-flash",
+        "groq/openai/gpt-oss-120b",
+        "deepseek/deepseek-chat",
+        "xai/grok-4.3",
+        "mistral/mistral-small-latest",
+        "together/meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        "fireworks/accounts/fireworks/models/llama-v3p3-70b-instruct",
+        "azure/gpt-4o-mini",
+        f"bedrock/{CLAUDE}",
+        "vertex/gemini-2.5-flash",
+    ],
+)
+def test_a_known_model_has_a_price(adapter: DSPyAdapter, provider: Provider, model: str) -> None:
+    """Budgets and bills would miss a whole provider."""
+    name = model.partition("/")[0]
+    url = {"gemini": provider.gemini_url}.get(name, provider.base_url)
+    if name in {"azure", "bedrock", "vertex"}:
+        url = provider.origin
+    options: dict[str, Any] = {"bedrock": REGION, "vertex": PROJECT}.get(name, {})
+    response = adapter.generate("Where?", lm=LM(model, base_url=url, api_key=KEY, **options))
+    assert response.cost is not None
+    assert 0 < response.cost < 0.01
+
+
+@EACH
+def test_an_unknown_model_has_none(adapter: DSPyAdapter, provider: Provider, case: Case) -> None:
+    """A model without a price would look free."""
+    lm = LM(
+        case.model.replace(CLAUDE, "converse/nobody-priced-this"),
+        base_url=getattr(provider, case.address),
+        api_key=KEY,
+        **case.options,
+    )
+    assert adapter.generate("Where?", lm=lm).cost is None

@@ -55,12 +55,15 @@ def check_base_url(base_url: str | None) -> str | None:
     return address
 
 
-def split(provider: Provider | None, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(
+    provider: Provider | None, params: dict[str, Any], *, litellm: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell the options of a connection from the parameters of a request.
 
     Args:
         provider: Whose they are; None is a provider that only LiteLLM knows.
         params: What the user said.
+        litellm: Whether it is asked through LiteLLM, which adds nothing to an address.
 
     Raises:
         InvalidOption: The provider does not take one of them, or not with this value.
@@ -68,6 +71,7 @@ def split(provider: Provider | None, params: dict[str, Any]) -> tuple[dict[str, 
     given = {name: value for name, value in params.items() if name in _OPTIONS and value is not None}
     rest = {name: value for name, value in params.items() if name not in _OPTIONS}
     taken = _OPTIONS if provider is None else _taken(provider)
+    taken -= {"extra_query"} if litellm else set()
     for name, value in given.items():
         if name not in taken:
             owner = "LM" if provider is None else provider.name

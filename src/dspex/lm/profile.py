@@ -100,7 +100,11 @@ class LM:
                 details={"option": "base_url"},
             )
         # An engine of one's own has its own connection, and takes what it likes as a parameter.
-        split = ({}, params) if self._has_own_engine else connection.split(provider, params)
+        split = (
+            ({}, params)
+            if self._has_own_engine
+            else connection.split(provider, params, litellm=self._through_litellm)
+        )
         self.connection, self.params = split
         self.api_key = api_key
         self.base_url = base_url

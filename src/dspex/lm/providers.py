@@ -109,10 +109,10 @@ _ALL = (
         base_url_variables=("AZURE_API_BASE", "AZURE_OPENAI_ENDPOINT"),
         options=_AZURE,
     ),
-    Provider("groq", "Groq", "llama-3.3-70b-versatile", ("GROQ_API_KEY",)),
+    Provider("groq", "Groq", "openai/gpt-oss-120b", ("GROQ_API_KEY",)),
     Provider("deepseek", "DeepSeek", "deepseek-chat", ("DEEPSEEK_API_KEY",)),
     Provider("openrouter", "OpenRouter", "meta-llama/llama-3.3-70b-instruct", ("OPENROUTER_API_KEY",)),
-    Provider("xai", "xAI", "grok-4", ("XAI_API_KEY",)),
+    Provider("xai", "xAI", "grok-4.3", ("XAI_API_KEY",)),
     Provider(
         "mistral",
         "Mistral",

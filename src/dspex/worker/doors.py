@@ -32,6 +32,8 @@ _CHAT = OpenAIChatCompat(
 )
 _COMPLETES = EndpointSupport(complete=True, stream=True)
 _AZURE_DEPLOYMENT = "azure-deployment"
+# The name of a file that exists only in memory.
+_GIVEN = "/vertex_credentials.json"
 
 
 @dataclass(frozen=True)
@@ -124,16 +126,16 @@ def _google(spec: LMSpec, provider: str) -> Any:
     given = dict(spec.connection.credentials).get("vertex_credentials")
     if given is None:
         return credential_provider(access, ChainContext.online(os.environ))
-    try:
-        text = (
-            given if given.lstrip().startswith("{") else Path(given).expanduser().read_text(encoding="utf-8")
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise LMNotConfigured(
-            f"the file of vertex_credentials (GOOGLE_APPLICATION_CREDENTIALS) cannot be read: "
-            f"{type(error).__name__}",
-            details={"variable": "GOOGLE_APPLICATION_CREDENTIALS"},
-        ) from None
-    file = "/vertex_credentials"
-    context = ChainContext.online({"GOOGLE_APPLICATION_CREDENTIALS": file}, files={file: text})
-    return credential_provider(access, replace(context, run=None))
+    if given.lstrip().startswith("{"):
+        files: dict[str, str] | None = {_GIVEN: given}
+        file = _GIVEN
+    else:
+        files, file = None, str(Path(given).expanduser())
+        if not os.access(file, os.R_OK):
+            raise LMNotConfigured(
+                "the file that vertex_credentials, or GOOGLE_APPLICATION_CREDENTIALS, names cannot be read",
+                details={"variable": "GOOGLE_APPLICATION_CREDENTIALS"},
+            )
+    # No other place is looked at: not a home folder, not a signed-in developer.
+    environment = {"GOOGLE_APPLICATION_CREDENTIALS": file, "HOME": "/nonexistent"}
+    return credential_provider(access, replace(ChainContext.online(environment, files=files), run=None))
