@@ -237,11 +237,13 @@ class LM:
         local = self.is_local
         provider = self._provider
         name = self.model.partition("/")[2]
-        # A server without keys ignores this one; DSPy's engines want to send something.
-        nobody = None if self._through_litellm or (provider and provider.identity) else "none"
+        # A server without keys ignores this one; DSPy's engines want to send something. Without an address
+        # LiteLLM may know a key of its own, and a cloud other credentials.
+        elsewhere = provider is not None and provider.identity
+        elsewhere |= self._through_litellm and base_url is None
         return LMSpec(
             model="local/model" if local else f"{provider.prefix}/{name}" if provider else self.model,
-            api_key=api_key or nobody,
+            api_key=api_key or (None if elsewhere else "none"),
             base_url=base_url,
             temperature=_LOCAL_TEMPERATURE if local and self.temperature is None else self.temperature,
             max_tokens=_LOCAL_MAX_TOKENS if local and self.max_tokens is None else self.max_tokens,

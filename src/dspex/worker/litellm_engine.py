@@ -7,11 +7,14 @@ fork; other workers never do.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
+from dspy.clients._http import retry_after_seconds
 from dspy.clients._litellm import get_litellm
 from dspy.clients.engines import AsyncLiteLLMEngine, LiteLLMEngine
+from dspy.lm15 import LM15Error
 
 from dspex.types import LMSpec
 from dspex.worker import dspy_compat  # noqa: F401 (what LiteLLM reads at its import has to be set before)
@@ -34,12 +37,28 @@ def _options(spec: LMSpec) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value} | {"max_retries": 0}
 
 
+@contextlib.contextmanager
+def _waits_told() -> Iterator[None]:
+    """Keep the provider's ``Retry-After``, which LiteLLM puts where DSPy does not look for it."""
+    try:
+        yield
+    except LM15Error as error:
+        headers = getattr(error.__cause__, "litellm_response_headers", None) or {}
+        if error.retry_after is None:
+            error.retry_after = retry_after_seconds(headers.get("retry-after"))
+        raise
+
+
 class Engine(LiteLLMEngine):  # type: ignore[misc]
     """DSPy's engine for LiteLLM, one attempt a request, with any option of a connection."""
 
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
         self.client_options = _options(spec)
+
+    def complete(self, request: Any) -> Any:
+        with _waits_told():
+            return super().complete(request)
 
 
 class AsyncEngine(AsyncLiteLLMEngine):  # type: ignore[misc]
@@ -48,6 +67,10 @@ class AsyncEngine(AsyncLiteLLMEngine):  # type: ignore[misc]
     def __init__(self, spec: LMSpec) -> None:
         super().__init__()
         self.client_options = _options(spec)
+
+    async def complete(self, request: Any) -> Any:
+        with _waits_told():
+            return await super().complete(request)
 
 
 def _follow_no_redirects() -> None:
