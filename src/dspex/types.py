@@ -128,7 +128,8 @@ class LMRequest(msgspec.Struct, frozen=True):
         seconds: How long it took, waits between attempts included.
         status: ``"ok"``, or the code of the error it ended with (``"lm_rate_limited"``).
         retries: How many times it was sent again.
-        cost: Estimated US dollars from DSPy's price map; None when the price is unknown.
+        cost: Estimated US dollars from DSPy's price map, whichever engine asked; None when the price is
+            unknown, 0.0 for the embedded model, which nobody bills.
         finish: Why the model stopped: ``"stop"``, ``"length"`` (the answer was cut off at ``max_tokens``) or
             another word of its provider's; None when it failed.
     """
