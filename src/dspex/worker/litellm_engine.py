@@ -7,6 +7,8 @@ fork; other workers never do.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +21,13 @@ from dspy.lm15 import LM15Error
 from dspex.types import LMSpec
 from dspex.worker import dspy_compat  # noqa: F401 (what LiteLLM reads at its import has to be set before)
 
+# Far above what one worker has slots for; the slots are the limit.
+for _variable in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
+    os.environ[_variable] = "4096"
 litellm = get_litellm(feature="dspex")
 
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, HTTPHandler  # noqa: E402
-
-_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+from litellm.llms.openai.common_utils import BaseOpenAILLM  # noqa: E402
 
 
 def _options(spec: LMSpec) -> dict[str, Any]:
@@ -75,20 +79,23 @@ class AsyncEngine(AsyncLiteLLMEngine):  # type: ignore[misc]
 
 def _follow_no_redirects() -> None:
     """A redirect would carry the key, or the prompt, to whatever host an answer names."""
-    litellm.client_session = httpx.Client(follow_redirects=False, limits=_UNLIMITED)
-    litellm.aclient_session = httpx.AsyncClient(follow_redirects=False, limits=_UNLIMITED)
     for handler in (HTTPHandler, AsyncHTTPHandler):
-        _without_redirects(handler)
+        setattr(handler, "__init__", _without_redirects(vars(handler)["__init__"]))  # noqa: B010 (mypy)
+    for name in ("_get_sync_http_client", "_get_async_http_client"):
+        setattr(BaseOpenAILLM, name, staticmethod(_without_redirects(getattr(BaseOpenAILLM, name))))
 
 
-def _without_redirects(handler: Any) -> None:
-    stock = handler.__init__
+def _without_redirects(makes_client: Any) -> Any:
+    """The same function, whose client, returned or kept in its first argument, goes nowhere else."""
 
-    def init(self: Any, *args: Any, **options: Any) -> None:
-        stock(self, *args, **options)
-        self.client.follow_redirects = False
+    @functools.wraps(makes_client)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        made = makes_client(*args, **options)
+        client = args[0].client if made is None else made
+        client.follow_redirects = False
+        return made
 
-    handler.__init__ = init
+    return wrapped
 
 
 def _refused(request: httpx.Request) -> httpx.Response:
