@@ -26,7 +26,9 @@ from typing import Any
 from dspex.lm.profile import LM
 from dspex.types import LMSpec
 
-_BLOCK = re.compile(r"(?:^<!-- (?P<marker>[^\n]+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<marker>[^\n]+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
+)
 _FILE = "file: "
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dspex import LM, DSPyAdapter
-from dspex.errors import InvalidOption, LMNotConfigured, UnknownProvider
+from dspex.errors import InvalidOption, LMNotConfigured, LMUnsupported, UnknownProvider
 from dspex.lm.providers import PROVIDERS, find
 from dspex.types import LMSpec
 from dspex.worker import doors
@@ -282,6 +282,14 @@ def test_a_file_of_credentials_that_cannot_be_read_is_told(tmp_path: Any) -> Non
     spec = resolved(LM("vertex/x", vertex_project="p", vertex_credentials=str(tmp_path / "nothing.json")))
     with pytest.raises(LMNotConfigured, match="vertex_credentials"):
         doors.find(spec)
+
+
+def test_what_vertex_has_of_others_is_refused_with_the_way_to_it() -> None:
+    """Google's own address would be asked for Meta's models, and answer that there are none."""
+    spec = resolved(LM("vertex/meta/llama-4", api_key=KEY, **NEEDED["vertex"]))
+    with pytest.raises(LMUnsupported, match="engine='litellm'"):
+        doors.find(spec)
+    assert resolved(LM("vertex/meta/llama-4", api_key=KEY, engine="litellm", **NEEDED["vertex"])).litellm
 
 
 # Options

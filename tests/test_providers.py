@@ -155,7 +155,9 @@ def test_each_provider_is_asked_as_it_wants_to_be(
     assert "answer" in request.prompt.system
     assert at(request.body, case.tokens) == 77
     assert "max_retries" not in request.body
-    assert response.usage.prompt_tokens == request.prompt.words
+    [told] = response.requests
+    assert (told.status, told.retries, told.finish) == ("ok", 0, "stop")
+    assert told.usage.prompt_tokens == request.prompt.words
 
 
 # What goes wrong
@@ -168,6 +170,26 @@ def test_a_key_that_is_refused_is_told_as_such(adapter: DSPyAdapter, provider: P
     error = failure(adapter, case.at(provider))
     assert error.code == "lm_auth"
     assert "api_key" in error.message
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("status", "code", "means"),
+    [
+        (402, None, "lm_billing"),
+        (429, None, "lm_rate_limited"),
+        (400, None, "lm_invalid_request"),
+        (400, "context_length_exceeded", "lm_context_window"),
+        (500, None, "lm_unavailable"),
+        (503, None, "lm_unavailable"),
+    ],
+)
+def test_what_a_provider_says_is_told_by_its_code(
+    adapter: DSPyAdapter, provider: Provider, case: Case, status: int, code: str | None, means: str
+) -> None:
+    """What to do about a failure would depend on who is asked, and through which engine."""
+    provider.reply = lambda request: fault(status, code=code)
+    assert failure(adapter, case.at(provider)).code == means
 
 
 @EACH
@@ -317,12 +339,16 @@ def test_headers_and_a_query_are_added(
     failure(adapter, lm)
 
 
-def test_an_organization_is_told_to_openai(adapter: DSPyAdapter, provider: Provider) -> None:
+@pytest.mark.parametrize("engine", [None, "litellm"])
+def test_an_organization_is_told_to_openai(
+    adapter: DSPyAdapter, provider: Provider, engine: str | None
+) -> None:
     """Requests would be billed to the wrong organization of an account."""
-    lm = LM("openai/x", base_url=provider.base_url, organization="org-1", project="proj-1")
+    lm = LM("openai/x", base_url=provider.base_url, engine=engine, organization="org-1", project="proj-1")
     adapter.generate("Where?", lm=lm)
     headers = provider.requests[0].headers
     assert (headers["openai-organization"], headers["openai-project"]) == ("org-1", "proj-1")
+    assert "org-1" not in json.dumps(provider.requests[0].body)
 
 
 @EACH

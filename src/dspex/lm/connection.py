@@ -154,13 +154,16 @@ def fetch(provider: Provider, given: Mapping[str, Any], key: str | None, *, own_
     credentials_from_variables = own_address and key is None and not names_identity(provider, given)
     options: dict[str, str] = {}
     credentials: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for option in provider.options:
         value = given.get(option.name)
         if value is not None:
             value = secrets.fetch(value)
         elif credentials_from_variables or not option.secret:
             value = next((os.environ[name] for name in option.variables if os.environ.get(name)), None)
-        if value:
+        if value and option.header:
+            headers[option.header] = value
+        elif value:
             (credentials if option.secret else options)[option.name] = value
         elif option.needed:
             raise LMNotConfigured(
@@ -172,7 +175,7 @@ def fetch(provider: Provider, given: Mapping[str, Any], key: str | None, *, own_
         options[CREDENTIALS.name] = given[CREDENTIALS.name]
     if provider.identity and key is None and not credentials and not names_identity(provider, given):
         raise _nobody(provider, own_address=own_address)
-    headers = {name: secrets.fetch(value) for name, value in given.get("extra_headers", {}).items()}
+    headers |= {name: secrets.fetch(value) for name, value in given.get("extra_headers", {}).items()}
     query = {name: secrets.fetch(value) for name, value in given.get("extra_query", {}).items()}
     return Connection(
         options=_sorted(options),

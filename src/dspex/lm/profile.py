@@ -166,7 +166,7 @@ class LM:
 
     @property
     def _through_litellm(self) -> bool:
-        if self._has_own_engine:
+        if self._has_own_engine or self.is_local:
             return False
         return self.engine == "litellm" or (self._provider is not None and self._provider.litellm)
 

@@ -18,6 +18,7 @@ class Option:
         variables: Environment variables that may hold it, in order.
         secret: Whether it is a credential: never shown, and never read from a variable for a ``base_url``.
         needed: Whether there is no connection without it.
+        header: The header that it is sent as.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Option:
     variables: tuple[str, ...] = ()
     secret: bool = False
     needed: bool = False
+    header: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ _AZURE = (
     ),
 )
 _OPENAI = (
-    Option("organization", "sent as `OpenAI-Organization`"),
-    Option("project", "sent as `OpenAI-Project`"),
+    Option("organization", "sent as `OpenAI-Organization`", header="OpenAI-Organization"),
+    Option("project", "sent as `OpenAI-Project`", header="OpenAI-Project"),
 )
 _BEDROCK = (
     Option("aws_region_name", "region", ("AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION"), needed=True),

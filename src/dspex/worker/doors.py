@@ -22,7 +22,7 @@ from dspy.lm15 import (
     RouterConfig,
 )
 
-from dspex.errors import LMNotConfigured
+from dspex.errors import LMNotConfigured, LMUnsupported
 from dspex.types import LMSpec
 
 # Servers that lm15 does not know, by what their model names begin with: they speak plain chat completions.
@@ -80,6 +80,7 @@ def find(spec: LMSpec) -> Door:
 
     Raises:
         LMNotConfigured: A file with credentials cannot be read.
+        LMUnsupported: The provider has the model, and nothing here can ask it.
     """
     prefix, _, model = spec.model.partition("/")
     options = dict(spec.connection.options)
@@ -114,6 +115,12 @@ def _azure_deployment(spec: LMSpec, model: str) -> Door:
 
 
 def _vertex(spec: LMSpec, model: str, options: dict[str, str]) -> Door:
+    if "/" in model:
+        raise LMUnsupported(
+            f"vertex serves Gemini and Claude models; {model!r} is asked by LM('vertex/{model}', "
+            "engine='litellm') where google-auth is installed",
+            details={"model": model},
+        )
     provider = "vertex-anthropic" if model.startswith("claude") else "vertex"
     names = {"vertex_project": "project", "vertex_location": "location"}
     settings = {names[name]: value for name, value in options.items() if name in names}

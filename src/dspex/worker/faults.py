@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
     (dspy_errors.LMError, errors.LMUnavailable),
 )
 _TEXT_KEPT = 4000
+_PAYMENT_REQUIRED = 402
 _UNREACHED = "check the server's address (base_url) and, behind a proxy, the variables *_PROXY and no_proxy"
 _NOT_THE_API = (
     "what answered is not the provider's API but a web page, a redirect or the like: check base_url, and any "
@@ -63,7 +64,12 @@ _DSPY = str(Path(dspy_errors.__file__).parents[1]) + os.sep
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
     """The dspex class for an LM failure of DSPy's; None for any other exception."""
     kind = next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), None)
-    return errors.LMUnavailable if kind is not None and _is_page(error) else kind
+    if kind is None:
+        return None
+    if _is_page(error):
+        return errors.LMUnavailable
+    # Not every engine knows what "payment required" means.
+    return errors.LMBilling if getattr(error, "status", None) == _PAYMENT_REQUIRED else kind
 
 
 def _is_page(error: Any) -> bool:

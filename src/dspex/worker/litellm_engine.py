@@ -37,7 +37,7 @@ def _options(spec: LMSpec) -> dict[str, Any]:
     # LiteLLM looks for the machine's own identity when it is given none.
     said.pop("credentials", None)
     said |= {"api_key": spec.api_key, "api_base": spec.base_url, "timeout": spec.timeout}
-    said |= {"extra_headers": dict(connection.headers), "extra_query": dict(connection.query)}
+    said["extra_headers"] = dict(connection.headers)
     return {name: value for name, value in said.items() if value} | {"max_retries": 0}
 
 

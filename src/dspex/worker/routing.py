@@ -41,6 +41,7 @@ def build_lm(spec: LMSpec, allow_modules: list[str]) -> dspy.LM:
     Raises:
         NotAllowed: The spec names an engine outside ``allow_modules``.
         LMNotConfigured: A file with credentials cannot be read.
+        LMUnsupported: The provider has the model, and nothing here can ask it.
         dspy.utils.exceptions.LMConfigurationError: DSPy refuses the parameters for this model.
     """
     if spec.engine is not None:
@@ -52,8 +53,9 @@ def build_lm(spec: LMSpec, allow_modules: list[str]) -> dspy.LM:
 
         provider = spec.model.partition("/")[0]
         prices = (provider, *_MORE_PRICES.get(provider, ()))
-        counted = Counted(spec, provider, litellm_engine.Engine(spec), prices)
-        counted_async = CountedAsync(spec, provider, litellm_engine.AsyncEngine(spec), prices)
+        # By whatever name, what LiteLLM counts is what OpenAI counts.
+        counted = Counted(spec, "litellm", litellm_engine.Engine(spec), prices)
+        counted_async = CountedAsync(spec, "litellm", litellm_engine.AsyncEngine(spec), prices)
         _declare(counted, dspy.LM(spec.model, engine="litellm"), spec)
     else:
         door = doors.find(spec)
@@ -113,10 +115,8 @@ class _Addition:
     """Headers and a query that every request of one LM has beside the engine's own."""
 
     def __init__(self, spec: LMSpec) -> None:
-        options = dict(spec.connection.options)
         self.headers = dict(spec.connection.headers)
-        named = {"organization": "OpenAI-Organization", "project": "OpenAI-Project"}
-        self.headers |= {header: options[name] for name, header in named.items() if name in options}
+        options = dict(spec.connection.options)
         query = dict(spec.connection.query)
         if "api_version" in options:
             query["api-version"] = options["api_version"]
