@@ -12,6 +12,7 @@ from dspex.lm.providers import PROVIDERS, find
 from dspex.types import LMSpec
 from dspex.worker import doors
 from dspex.worker.routing import _Direct
+from tests.provider_cases import no_variables
 
 KEY = "canary-key-4711"
 ROWS = list(PROVIDERS.values())
@@ -26,11 +27,7 @@ AWS = {"AWS_ACCESS_KEY_ID": "AKCANARY", "AWS_SECRET_ACCESS_KEY": KEY, "AWS_REGIO
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the keys of whoever runs it."""
-    for row in ROWS:
-        names = [*row.variables, *row.base_url_variables]
-        for name in (*names, *(name for option in row.options for name in option.variables)):
-            monkeypatch.delenv(name, raising=False)
+    no_variables(monkeypatch)
 
 
 def model(name: str) -> str:

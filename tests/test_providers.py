@@ -4,91 +4,26 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 import dspex
 from dspex import LM, DSPyAdapter, Retry
-from dspex.lm.providers import PROVIDERS
-from tests.provider import Provider, Request, fault, html, redirected
-
-KEY = "canary-key-4711"
-SECRET = "canary-secret-4712"
-CONVERSE = "/model/us.anthropic.claude-haiku-4-5-20251001-v1%3A0/converse"
-CLAUDE = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
-REGION: dict[str, Any] = {"aws_region_name": "eu-west-1"}
-PROJECT: dict[str, Any] = {"vertex_project": "shop-1", "vertex_location": "europe-west1"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A provider as a user configures it, and the request that has to come of it."""
-
-    model: str
-    path: str
-    header: str = "authorization"
-    value: str = f"Bearer {KEY}"
-    address: str = "base_url"
-    options: dict[str, Any] = field(default_factory=dict)
-    query: str = ""
-    tokens: str = "max_tokens"  # where the most tokens stand in the body, with dots
-
-    def lm(self, url: str, **more: Any) -> LM:
-        known: dict[str, Any] = {"api_key": KEY, "retry": Retry(attempts=1), "max_tokens": 77}
-        return LM(self.model, base_url=url, **{**known, **self.options, **more})
-
-    def at(self, provider: Provider, **more: Any) -> LM:
-        return self.lm(getattr(provider, self.address), **more)
-
-
-CHAT = "/v1/chat/completions"
-GEMINI = "generationConfig.maxOutputTokens"
-VERTEX = "/v1/projects/shop-1/locations/europe-west1/publishers"
-CASES = [
-    Case("openai/x", CHAT, tokens="max_completion_tokens"),
-    Case("anthropic/x", "/v1/messages", "x-api-key", KEY),
-    Case("gemini/x", "/v1beta/models/x:generateContent", "x-goog-api-key", KEY, "gemini_url", tokens=GEMINI),
-    Case("azure/x", "/openai/v1/chat/completions", "api-key", KEY, "origin", tokens="max_completion_tokens"),
-    Case(
-        "azure/x",
-        "/openai/deployments/x/chat/completions",
-        "api-key",
-        KEY,
-        "origin",
-        {"api_version": "2024-10-21"},
-        "api-version=2024-10-21",
-        "max_completion_tokens",
-    ),
-    *[
-        Case(f"{name}/x", CHAT)
-        for name in (
-            *("groq", "deepseek", "openrouter", "xai", "mistral", "together", "fireworks"),
-            *("ollama", "vllm", "lm_studio", "openai_compatible"),
-        )
-    ],
-    Case(f"bedrock/{CLAUDE}", CONVERSE, address="origin", options=REGION, tokens="inferenceConfig.maxTokens"),
-    Case(
-        "vertex/gemini-x",
-        f"{VERTEX}/google/models/gemini-x:generateContent",
-        address="origin",
-        options=PROJECT,
-        tokens=GEMINI,
-    ),
-    Case(
-        "vertex/claude-x",
-        f"{VERTEX}/anthropic/models/claude-x:rawPredict",
-        address="origin",
-        options=PROJECT,
-    ),
-    Case("openai/x", CHAT, options={"engine": "litellm"}, tokens="max_completion_tokens"),
-]
-EACH = pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: "-".join([case.model.partition(":")[0], *case.options])
+from tests.provider import Provider, fault, html, redirected
+from tests.provider_cases import (
+    CLAUDE,
+    EACH,
+    KEY,
+    PROJECT,
+    REGION,
+    SECRET,
+    Case,
+    at,
+    failure,
+    no_variables,
+    places,
 )
 
 
@@ -107,33 +42,7 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the keys of whoever runs it."""
-    for row in PROVIDERS.values():
-        names = [*row.variables, *row.base_url_variables]
-        for name in (*names, *(name for option in row.options for name in option.variables)):
-            monkeypatch.delenv(name, raising=False)
-
-
-def at(body: Any, place: str) -> Any:
-    for name in place.split("."):
-        body = body[name]
-    return body
-
-
-def places(request: Request, secret: str) -> list[str]:
-    """Where in a request a secret is."""
-    found = [name for name, value in request.headers.items() if secret in value]
-    rest = {"path": request.path, "query": request.query, "body": json.dumps(request.body)}
-    return found + [name for name, text in rest.items() if secret in text]
-
-
-def failure(adapter: DSPyAdapter, lm: LM) -> dspex.DspexError:
-    with pytest.raises(dspex.DspexError) as caught:
-        adapter.generate("Where?", lm=lm)
-    shown = f"{caught.value} {caught.value.to_wire()}"
-    assert KEY not in shown
-    assert SECRET not in shown
-    return caught.value
+    no_variables(monkeypatch)
 
 
 # The request
@@ -236,76 +145,6 @@ def test_a_web_page_is_not_an_answer(
     error = failure(adapter, case.at(provider))
     assert error.code == "lm_unavailable"
     assert "base_url" in error.message
-
-
-# Clouds
-
-
-def test_a_request_to_bedrock_is_signed(adapter: DSPyAdapter, provider: Provider) -> None:
-    """Bedrock could be used with a bearer token alone, or the secret key itself would be sent."""
-    lm = LM(
-        f"bedrock/{CLAUDE}",
-        base_url=provider.origin,
-        aws_access_key_id="AKCANARY",
-        aws_secret_access_key=SECRET,
-        aws_session_token=KEY,
-        **REGION,
-    )
-    assert adapter.generate("Where?", lm=lm).response == "Where?"
-    [request] = provider.requests
-    assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKCANARY/")
-    assert "/eu-west-1/bedrock/aws4_request" in request.headers["authorization"]
-    assert places(request, KEY) == ["x-amz-security-token"]
-    assert places(request, SECRET) == []
-    provider.reply = lambda request: fault(403, message=f"{SECRET} is no key")
-    assert failure(adapter, lm).code == "lm_auth"
-
-
-class _Tokens(BaseHTTPRequestHandler):
-    """Gives an access token for a refresh token, as Google does."""
-
-    asked: ClassVar[list[str]] = []
-
-    def do_POST(self) -> None:
-        self.asked.append(self.rfile.read(int(self.headers["content-length"])).decode())
-        body = json.dumps({"access_token": KEY, "expires_in": 3600}).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.mark.parametrize("as_file", [True, False], ids=["file", "text"])
-def test_vertex_is_asked_with_a_token_for_the_credentials(
-    adapter: DSPyAdapter, provider: Provider, as_file: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Vertex could be used with a token that ends within the hour alone."""
-    with HTTPServer(("127.0.0.1", 0), _Tokens) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        credentials = json.dumps(
-            {
-                "type": "authorized_user",
-                "client_id": "shop",
-                "client_secret": "secret",
-                "refresh_token": SECRET,
-                "token_uri": f"http://127.0.0.1:{server.server_port}/token",
-            }
-        )
-        if as_file:
-            (tmp_path / "google.json").write_text(credentials)
-            credentials = str(tmp_path / "google.json")
-        lm = LM("vertex/gemini-x", base_url=provider.origin, vertex_credentials=credentials, **PROJECT)
-        _Tokens.asked.clear()
-        assert adapter.generate("Where?", lm=lm).response == "Where?"
-        assert adapter.generate("Where?", lm=lm).response == "Where?"
-        server.shutdown()
-    assert len(_Tokens.asked) == 1
-    assert f"refresh_token={SECRET}" in _Tokens.asked[0]
-    for request in provider.requests:
-        assert places(request, KEY) == ["authorization"]
-        assert places(request, SECRET) == []
 
 
 # Options

@@ -46,7 +46,7 @@ class Provider:
         options: What else a connection takes.
         identity: Whether it may know the machine or a file of credentials in place of a key.
         litellm: Whether requests go through LiteLLM. All others go through DSPy's own HTTP engine, which
-            costs a third of the CPU.
+            costs a fraction of the CPU.
     """
 
     name: str

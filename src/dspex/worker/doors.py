@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dspy._vendor.lm15.cloud.chains import ChainContext, credential_provider
 from dspy._vendor.lm15.registry import lookup
@@ -53,7 +54,7 @@ class Door:
     provider: str
     model: str
     base_url: str | None = None
-    credential: Any = None
+    credential: Any = field(default=None, repr=False)
     declared: tuple[ProviderDefinition, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     prices: tuple[str, ...] | None = None
@@ -106,7 +107,7 @@ def _azure_deployment(spec: LMSpec, model: str) -> Door:
     endpoint = str(spec.base_url).removesuffix("/v1").removesuffix("/openai")
     access = AccessPolicy(
         provider=_AZURE_DEPLOYMENT,
-        base_url=f"{endpoint}/openai/deployments/{model}",
+        base_url=f"{endpoint}/openai/deployments/{quote(model, safe='')}",
         auth_scheme=("api-key", "bearer"),
         supports=_COMPLETES,
     )
