@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from bench.measure import Row, fresh, latency, provider, rate, row
+from bench.measure import Row, fresh, latency, provider, rate, row, side_by_side
 
 SIGNATURE = "question -> answer"
 One = Callable[[int], Awaitable[object]]
@@ -77,20 +77,12 @@ def _runs(kind: str, at_once: int, calls: int, base_url: str | None = None, work
     return float(found)
 
 
-def _side_by_side(rounds: int, measures: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(rounds):
-        for name, measure in measures.items():
-            found[name].append(measure())
-    return found
-
-
 def instant_rows(rounds: int) -> list[Row]:
     """(b) Everything but the model."""
     rows = []
     for at_once in (1, 64, 256):
         calls = 300 if at_once == 1 else 4000
-        runs = _side_by_side(
+        runs = side_by_side(
             rounds,
             {
                 "stock": partial(_runs, "stock", at_once, calls),
@@ -112,7 +104,7 @@ def gate_rows(rounds: int) -> list[Row]:
     rows = []
     for at_once in (1, 64):
         calls = 1000 if at_once == 1 else 8000
-        runs = _side_by_side(
+        runs = side_by_side(
             rounds,
             {
                 "limited": partial(_runs, "limited", at_once, calls),
@@ -130,16 +122,14 @@ def provider_rows(rounds: int) -> list[Row]:
     """(c) A provider that takes 200 ms."""
     rows = []
     with provider(0.2) as base:
-        alone = _side_by_side(
-            rounds, {kind: partial(_runs, kind, 1, 25, base) for kind in ("dspex", "stock")}
-        )
+        alone = side_by_side(rounds, {kind: partial(_runs, kind, 1, 25, base) for kind in ("dspex", "stock")})
         milli = {kind: [seconds * 1e3 for seconds in runs] for kind, runs in alone.items()}
         rows.append(row("200 ms, 1 in flight, p50 / acall", milli["dspex"], milli["stock"], "ms", "<= 1.03"))
         bars = {"stock": ">= 2.5", "uncapped": ">= 1.4", "asyncify": ">= 10"}
         names = {"stock": "acall", "uncapped": "acall, cap lifted", "asyncify": "dspy.asyncify"}
         for at_once in (64, 256, 512):
             count = {"dspex": at_once * 16, "stock": at_once * 5, "uncapped": at_once * 5, "asyncify": 200}
-            runs = _side_by_side(
+            runs = side_by_side(
                 rounds,
                 {kind: partial(_runs, kind, at_once, calls, base) for kind, calls in count.items()},
             )

@@ -81,6 +81,15 @@ async def latency(calls: int, one: Callable[[int], Awaitable[object]]) -> float:
     return statistics.median(times)
 
 
+def side_by_side(rounds: int, measures: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Run each in turn, so many times."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            found[name].append(measure())
+    return found
+
+
 def fresh(module: str, **arguments: Any) -> Any:
     """Run ``module.main(**arguments)`` in a fresh interpreter and return what it prints as JSON."""
     code = f"import json, sys; from {module} import main; print(json.dumps(main(**json.loads(sys.argv[1]))))"

@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: ``uv run python docs/generate.py``.
+"""Writes docs/reference/, and tables of other pages, from the code: ``uv run python docs/generate.py``.
 
 With ``--check`` nothing is written; the exit code is 1 when a page on disk differs from what the code says.
 Words come from docstrings. What a docstring cannot know (which commands a worker answers, what the command
@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import get_args
 
+import provider_tables
 from render import WIDTH, attributes, code, described, option_rows, page, read, spelled, struct, table
 from typer.testing import CliRunner
 
 import dspex
 from dspex import errors, testing
 from dspex.cli.app import app
-from dspex.lm.providers import PROVIDERS
 from dspex.program import catalogue, fieldtypes, signature
 from dspex.runtime import bridge, call
 from dspex.settings.options import LMOptions, RuntimeOptions
@@ -151,10 +151,6 @@ def settings_page() -> str:
 
 def lm_page() -> str:
     """Language models: profiles, retries, providers."""
-    rows = [
-        (f"`{provider.name}`", " or ".join(f"`{name}`" for name in provider.variables) or "needs no key")
-        for provider in PROVIDERS.values()
-    ]
     return page(
         "Language models",
         "How they are used is told in [Providers](../how-to/providers.md) and "
@@ -167,7 +163,12 @@ def lm_page() -> str:
         "## Retry",
         struct(dspex.Retry),
         "## Providers",
-        table(("Provider", "Variable that holds the key"), rows),
+        provider_tables.overview(),
+        "Options of the connection, beside `extra_headers` and `extra_query`, which every provider that is "
+        "not `local` takes (through LiteLLM only the former):",
+        provider_tables.options(),
+        "Other names of providers:",
+        provider_tables.names(),
         "## LMSpec",
         "What an `LM` becomes for the workers. Callers make an `LM`.",
         struct(dspex.LMSpec),
@@ -423,6 +424,8 @@ def main() -> int:
     check = options.parse_args().check
     made = {REFERENCE / f"{name}.md": make() for name, make in PAGES.items()}
     together = "".join(made.values())
+    providers = HERE / "how-to" / "providers.md"
+    made[providers] = provider_tables.put_into(providers.read_text(encoding="utf-8"))
     if missing := [name for name in dspex.__all__ if not re.search(rf"\b{name}\b", together)]:
         raise SystemExit(f"no page of the reference has {', '.join(missing)}")
     changed = [

@@ -29,7 +29,9 @@ from dspex.lm.profile import LM
 from dspex.testing import ScriptedLM
 from dspex.types import LMSpec
 
-_BLOCK = re.compile(r"(?:^<!-- (?P<marker>.+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<marker>[^\n]+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
+)
 _FILE = "file: "
 
 
@@ -103,7 +105,7 @@ def run(found: list[Block]) -> None:
 
 def redirect(provider: str, *, local: bool) -> None:
     """Send all requests to one server on this machine; with `local` those for the embedded model as well."""
-    paths = {"gemini": "/v1beta"}
+    paths = {"gemini": "/v1beta", "azure": "", "vertex": "", "bedrock": ""}
     stock_init, stock_spec = LM.__init__, LM.spec
 
     @functools.wraps(stock_init)
@@ -111,12 +113,10 @@ def redirect(provider: str, *, local: bool) -> None:
         stock_init(self, "openai/local" if local and model == "local" else model, **options)
 
     @functools.wraps(stock_spec)
-    def spec(
-        self: LM, api_key: str | None, base_url: str | None, extraction: LMSpec | None = None, **gate: Any
-    ) -> LMSpec:
-        if not self.is_local and self.engine is None and not isinstance(self, ScriptedLM):
+    def spec(self: LM, api_key: str | None, base_url: str | None, *more: Any, **gate: Any) -> LMSpec:
+        if not self.is_local and self.engine in {None, "litellm"} and not isinstance(self, ScriptedLM):
             base_url = provider + paths.get(self.model.partition("/")[0], "/v1")
-        return stock_spec(self, api_key, base_url, extraction, **gate)
+        return stock_spec(self, api_key, base_url, *more, **gate)
 
     LM.__init__ = init  # type: ignore[method-assign]
     LM.spec = spec  # type: ignore[method-assign]

@@ -152,6 +152,7 @@ def test_an_engine_that_breaks_is_unavailable() -> None:
 def codes_of_litellm() -> dict[str, str]:
     """The code of each class that LiteLLM has; to import it takes seconds and changes a process."""
     from dspy.clients.engines.litellm_errors import to_lm15_error
+
     from litellm import exceptions
 
     found = {}
@@ -163,7 +164,6 @@ def codes_of_litellm() -> dict[str, str]:
     return found
 
 
-@pytest.mark.slow
 def test_each_error_of_litellm_has_a_class_of_ours() -> None:
     """Providers that only LiteLLM speaks would fail with codes of their own."""
     assert fresh(codes_of_litellm) == LITELLM

@@ -52,6 +52,25 @@ def without_password(url: str) -> str:
     return f"{scheme}{separator}{'***@' if '@' in host else ''}{host.rpartition('@')[2]}{slash}{path}"
 
 
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """How a provider is reached besides by address and key: everything looked up.
+
+    Attributes:
+        options: Names and values of what is no secret (``aws_region_name``, ``api_version``).
+        credentials: Names and values of credentials. They are in memory only, and not in the ``repr``.
+        headers: Headers of every request, beside the engine's own.
+        query: What every request's address has after the ``?``.
+    """
+
+    options: tuple[tuple[str, str], ...] = ()
+    credentials: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Connection(options={self.options!r})"
+
+
 class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A language model as a worker needs it: everything resolved, nothing to look up.
 
@@ -67,6 +86,8 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
         schema: Whether the model enforces a JSON schema, where the caller knows better than DSPy's
             table of models; None asks that table.
         engine: Import path of the operator's own engine (``"package.module:Class"``); None is HTTP.
+        litellm: Whether requests go through LiteLLM, in workers that have it loaded.
+        connection: How the provider is reached besides by address and key.
         retry: How one request is tried again.
         gate: Number of the gate that its requests pass in the supervisor.
         limited: Whether each request has to ask at the gate; else it is only told of them.
@@ -83,10 +104,17 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     extraction: LMSpec | None = None
     schema: bool | None = None
     engine: str | None = None
+    litellm: bool = False
+    connection: Connection = Connection()
     retry: Retry = Retry()
     gate: int = 0
     limited: bool = False
     params: dict[str, Any] = {}
+
+    @property
+    def needs_litellm(self) -> bool:
+        """Whether one of its steps goes through LiteLLM."""
+        return self.litellm or (self.extraction is not None and self.extraction.litellm)
 
     def __repr__(self) -> str:
         address = without_password(self.base_url) if self.base_url else None
@@ -124,7 +152,8 @@ class LMRequest(msgspec.Struct, frozen=True):
         seconds: How long it took, waits between attempts included.
         status: ``"ok"``, or the code of the error it ended with (``"lm_rate_limited"``).
         retries: How many times it was sent again.
-        cost: Estimated US dollars from DSPy's price map; None when the price is unknown.
+        cost: Estimated US dollars from DSPy's price map, whichever engine asked; None when the price is
+            unknown, 0.0 for the embedded model, which nobody bills.
         finish: Why the model stopped: ``"stop"``, ``"length"`` (the answer was cut off at ``max_tokens``) or
             another word of its provider's; None when it failed.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
@@ -125,16 +126,54 @@ class Gemini:
         return {"error": {"code": status, "message": message, "status": state}}
 
 
-ANTHROPIC, GEMINI = AnthropicMessages(), Gemini()
+class BedrockConverse:
+    """``POST /model/{model}/converse``."""
+
+    messages: ClassVar[dict[int, str]] = {
+        401: "The security token included in the request is invalid.",
+        403: "The security token included in the request is invalid.",
+        404: "The provided model identifier is invalid.",
+        429: "Too many requests, please wait before trying again.",
+        500: "The system encountered an unexpected error during processing. Try your request again.",
+        503: "Bedrock is unable to process your request.",
+    }
+
+    def prompt(self, body: dict[str, Any]) -> Prompt:
+        messages = [(row["role"], text_of(row.get("content"))) for row in body.get("messages", ())]
+        return prompt_of(text_of(body.get("system")), messages, json="outputConfig" in body)
+
+    def answer(self, number: int, model: str, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "metrics": {"latencyMs": 1},
+            "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+            "stopReason": "end_turn",
+            "usage": {"inputTokens": tokens[0], "outputTokens": tokens[1], "totalTokens": sum(tokens)},
+        }
+
+    def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
+        if message is None:
+            message = self.messages.get(status, f"Request failed with status {status}.")
+            if status == 400 and code == CONTEXT_LENGTH:
+                message = "Input is too long for requested model."
+        return {"message": message}
+
+
+ANTHROPIC, GEMINI, BEDROCK = AnthropicMessages(), Gemini(), BedrockConverse()
+# Each with the model that the path names; where it names none the body does.
+_ROUTES: tuple[tuple[str, Dialect], ...] = (
+    (r"/(?:inference/|api/|openai/)?v1/chat/completions", OPENAI),
+    (r"/openai/deployments/([^/]+)/chat/completions", OPENAI),
+    (r"/v1/messages", ANTHROPIC),
+    (r"/v1beta/models/([^/]+):generateContent", GEMINI),
+    (r"/v1/projects/[^/]+/locations/[^/]+/publishers/google/models/([^/]+):generateContent", GEMINI),
+    (r"/v1/projects/[^/]+/locations/[^/]+/publishers/anthropic/models/([^/]+):rawPredict", ANTHROPIC),
+    (r"/model/([^/]+)/converse", BEDROCK),
+)
 
 
 def route(path: str) -> tuple[Dialect, str] | None:
     """The dialect of a path and the model that the path names (empty: the body names it); None if unknown."""
-    if path == "/v1/chat/completions":
-        return OPENAI, ""
-    if path == "/v1/messages":
-        return ANTHROPIC, ""
-    head, tail = "/v1beta/models/", ":generateContent"
-    if path.startswith(head) and path.endswith(tail):
-        return GEMINI, unquote(path[len(head) : -len(tail)])
+    for pattern, dialect in _ROUTES:
+        if found := re.fullmatch(pattern, path):
+            return dialect, unquote("".join(found.groups()))
     return None

@@ -82,6 +82,11 @@ def html(status: int) -> Reply:
     return Reply(lambda _: response(status, page.encode(), kind="text/html"))
 
 
+def redirected(url: str) -> Reply:
+    """Another address is to be asked: a gateway's sign-in page, say."""
+    return Reply(lambda _: response(302, b"", f"location: {url}\r\n"))
+
+
 def garbage() -> Reply:
     """Success by its status, but the body is not JSON."""
     return Reply(lambda _: response(200, b"\x00this is {not JSON"))

@@ -34,6 +34,11 @@ class Request:
         return self.post.path
 
     @property
+    def query(self) -> str:
+        """What the request line has after the ``?``."""
+        return self.post.query
+
+    @property
     def headers(self) -> dict[str, str]:
         """Names in lower case; of a repeated header the last."""
         return self.post.headers

@@ -41,6 +41,11 @@ class Provider(Server):
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
+    def origin(self) -> str:
+        """For providers whose engine knows the path: Azure, Bedrock, Vertex."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def anthropic_url(self) -> str:
         """For Anthropic, as DSPy's ``api_base`` wants it."""
         return f"http://127.0.0.1:{self.port}/v1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -113,7 +114,7 @@ class DSPyAdapter:
         """Make an LM this adapter's. Nothing is sent to the provider.
 
         Args:
-            provider: ``openai``, ``anthropic``, ``gemini`` or ``local``.
+            provider: One that the table of providers lists (``openai``, ``azure``, ``ollama``, ``local``, …).
             **config: ``model`` and whatever else ``LM`` takes.
 
         Returns:
@@ -123,16 +124,18 @@ class DSPyAdapter:
             UnknownProvider: No such provider; the message lists them.
             InvalidOption: The configuration is not one that ``LM`` takes.
         """
-        known = providers.find(provider)
+        # An engine that is named may know a provider that the table does not.
+        known = None if config.get("engine") is not None else providers.find(provider)
         model = config.pop("model", None)
-        if known.name == "local":
+        if provider == "local":
             name = "local" if model is None else f"local:{str(model).removeprefix('local:')}"
         elif model is None:
             raise InvalidOption(
                 f"configure({provider!r}) needs model=..., the model's name", details={"option": "model"}
             )
         else:
-            name = model if str(model).startswith(f"{provider}/") else f"{provider}/{model}"
+            names = {provider, known.name, known.prefix, *known.aliases} if known else {provider}
+            name = model if str(model).partition("/")[0] in names else f"{provider}/{model}"
         self._lm = LM(name, **config)
         return self._lm
 
@@ -224,7 +227,8 @@ class DSPyAdapter:
 
     async def _send(self, prepared: Prepared) -> Done:
         core = self._open.core
-        return await send(prepared, core.pool(self._pool), core.models)
+        core.pool(self._pool)  # a wrong name is told before a model is started
+        return await send(prepared, partial(core.pool, self._pool), core.models)
 
     def _response(self, answer: Answer) -> Response:
         requests = answer.requests

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
 
 from dspex import checks
-from dspex.errors import InvalidOption
-from dspex.lm import providers, secrets
-from dspex.types import Limits, LMSpec, Retry, without_password
+from dspex.errors import InvalidOption, LMNotConfigured, UnknownProvider
+from dspex.lm import connection, providers, secrets
+from dspex.lm.providers import Provider
+from dspex.types import Connection, Limits, LMSpec, Retry, without_password
 
 _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 # What belongs to the connection has parameters of its own; a provider would only refuse these.
 _NOT_PARAMS = frozenset(
     {
-        *(
-            "api_base",
-            "api_version",
-            "azure_ad_token_provider",
-            "custom_llm_provider",
-            "organization",
-            "project",
-        ),
-        *("extra_headers", "extra_query", "headers", "messages", "model_type", "provider"),
-        *("cache", "fallbacks", "num_retries"),
+        *("api_base", "azure_ad_token_provider", "custom_llm_provider", "headers", "messages", "model_type"),
+        *("provider", "cache", "fallbacks", "num_retries"),
     }
 )
+# What they are called here, where it is something.
+_CALLED_HERE = {"api_base": "base_url", "headers": "extra_headers", "num_retries": "retry"}
+# What a model without its provider is likely to be.
+_FAMILIES = {"gpt-": "openai", "o3": "openai", "o4": "openai", "claude": "anthropic", "gemini": "gemini"}
 # The embedded model: greedy, because it is small, and with room, because a cut-off answer cannot be parsed.
 _LOCAL_TEMPERATURE = 0.0
 _LOCAL_MAX_TOKENS = 1024
@@ -40,7 +38,7 @@ class LM:
         api_key: A key, a reference to one (``"env:NAME"``, ``"file:/path"``, ``"keyring:service/user"``), or
             a function without parameters, sync or async, that gives a fresh one. Without it the provider's
             own variable is read when a call needs it, but never sent to a ``base_url`` of yours.
-        base_url: Endpoint of a server that speaks the provider's protocol.
+        base_url: Address of a server that speaks the provider's protocol, without the endpoint's own path.
         temperature: Sampling temperature; None leaves it to the provider (``local``: 0).
         max_tokens: The most tokens to generate; None leaves it to the provider (``local``: 1,024).
         timeout: Seconds after which one request fails with ``lm_timeout``; None leaves it to the deadline.
@@ -48,12 +46,14 @@ class LM:
             import path of your own (``"shop.adapters:Terse"``), or ``"auto"``: JSON with a schema for
             ``local``, else chat as DSPy does.
         extraction_lm: The LM of the second step of ``"two_step"``; None is this one.
-        engine: Import path of an engine of your own (a class whose objects have DSPy's
+        engine: ``"litellm"`` asks through LiteLLM, which also knows providers that dspex does not. Else the
+            import path of an engine of your own (a class whose objects have DSPy's
             ``complete(Request) -> Response``, sync or async), for gateways that speak no known protocol.
         schema: Whether the model enforces a JSON schema; None asks DSPy's table of models.
         limits: How much may be asked of it, by all workers together; None is no limit.
         retry: How one request is tried again.
-        **params: Further request parameters, as the provider names them.
+        **params: Further request parameters, as the provider names them, and options of the connection:
+            ``extra_headers``, ``extra_query``, and those that the table of providers lists.
 
     Raises:
         InvalidOption: A value is not one that the option takes.
@@ -78,15 +78,14 @@ class LM:
         **params: Any,
     ) -> None:
         checks.text("engine", engine)
-        if engine is not None and ":" not in engine:
-            raise checks.refuse("engine", "an import path such as 'shop.gateway:Engine'", engine)
+        if engine not in {None, "litellm"} and ":" not in engine:
+            raise checks.refuse(
+                "engine", "'litellm', or an import path such as 'shop.gateway:Engine'", engine
+            )
+        self.engine = engine
         self.model = _checked_model(model, known=engine is None)
         secrets.check(api_key)
-        checks.text("base_url", base_url)
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
-            raise checks.refuse(
-                "base_url", "a URL such as 'http://localhost:8000/v1'", without_password(base_url)
-            )
+        base_url = connection.check_base_url(base_url)
         checks.whole_number("max_tokens", max_tokens, 1, optional=True)
         if not isinstance(adapter, str) or (adapter not in _ADAPTERS and ":" not in adapter):
             raise checks.refuse("adapter", f"one of {', '.join(_ADAPTERS)} or an import path", adapter)
@@ -95,19 +94,31 @@ class LM:
         if schema is not None and not isinstance(schema, bool):
             raise checks.refuse("schema", "True, False or None", schema)
         if taken := sorted(_NOT_PARAMS & params.keys()):
-            raise InvalidOption(f"LM does not take {', '.join(taken)}", details={"option": taken[0]})
+            hint = f"; here it is {_CALLED_HERE[taken[0]]}" if taken[0] in _CALLED_HERE else ""
+            raise InvalidOption(f"LM does not take {', '.join(taken)}{hint}", details={"option": taken[0]})
+        provider = self._provider
+        if provider is not None and provider.needs_base_url and base_url is None:
+            raise InvalidOption(
+                f"{provider.name} needs base_url=..., the server's address, as in 'http://localhost:8000/v1'",
+                details={"option": "base_url"},
+            )
+        # An engine of one's own has its own connection, and takes what it likes as a parameter.
+        split = (
+            ({}, params)
+            if self._has_own_engine
+            else connection.split(provider, params, litellm=self._through_litellm)
+        )
+        self.connection, self.params = split
         self.api_key = api_key
-        self.base_url = base_url.rstrip("/") if base_url else None
+        self.base_url = base_url
         self.temperature = checks.number("temperature", temperature, optional=True)
         self.max_tokens = max_tokens
         self.timeout = checks.number("timeout", timeout, 0.001, optional=True)
         self.adapter = adapter
         self.extraction_lm = extraction_lm
-        self.engine = engine
         self.schema = schema
         self.limits = _checked_limits(limits)
         self.retry = _checked_retry(retry)
-        self.params = params
         self._key = self._encoded()
 
     @property
@@ -148,6 +159,34 @@ class LM:
         shown += [f"{name}={value!r}" for name in names if (value := getattr(self, name)) is not None]
         return f"LM({', '.join(shown)})"
 
+    @property
+    def needs_litellm(self) -> bool:
+        """Whether it, or its second step, goes through LiteLLM."""
+        second = self.extraction_lm is not None and self.extraction_lm.needs_litellm
+        return self._through_litellm or second
+
+    @property
+    def _has_own_engine(self) -> bool:
+        return self.engine not in {None, "litellm"}
+
+    @property
+    def _through_litellm(self) -> bool:
+        if self._has_own_engine or self.is_local:
+            return False
+        return self.engine == "litellm" or (self._provider is not None and self._provider.litellm)
+
+    @property
+    def _provider(self) -> Provider | None:
+        """The provider; None for an engine of one's own, and where only LiteLLM knows it."""
+        if self._has_own_engine:
+            return None
+        if self.is_local:
+            return providers.find("local")
+        try:
+            return providers.find(self.model.partition("/")[0])
+        except UnknownProvider:
+            return None
+
     def fetch_key(self) -> str | None:
         """The key to send, looked up now; None where none is needed.
 
@@ -158,26 +197,63 @@ class LM:
         """
         if isinstance(self.api_key, str):
             return secrets.fetch(self.api_key)
-        if self.is_local or self.base_url is not None or self.engine is not None:
+        provider = self._provider
+        if provider is None or not provider.variables:
             return None
-        provider = providers.find(self.model.partition("/")[0])
-        return secrets.from_environment(list(provider.variables)) if provider.variables else None
+        if provider.identity:
+            if self.base_url is not None or connection.names_identity(provider, self.connection):
+                return None
+            return next((found for name in provider.variables if (found := os.environ.get(name))), None)
+        if self.base_url is not None and provider.base_url_variables:
+            raise LMNotConfigured(
+                f"no API key: {provider.variables[0]} is never sent to a base_url; pass "
+                f"LM(api_key='env:{provider.variables[0]}') if it is meant for this one",
+                details={"variable": provider.variables[0]},
+            )
+        return None if self.base_url is not None else secrets.from_environment(list(provider.variables))
+
+    def fetch_base_url(self) -> str | None:
+        """Where requests go, looked up now; None is the address that the engine knows.
+
+        Raises:
+            LMNotConfigured: The provider has no address of its own, and none was given.
+        """
+        return connection.address(self._provider, self.base_url)
+
+    def fetch_connection(self, api_key: str | None) -> Connection:
+        """How its provider is reached besides by address and key, looked up now.
+
+        Args:
+            api_key: The key that was found; with one, no other credentials are looked for.
+
+        Raises:
+            LMNotConfigured: Something that is needed is not there.
+        """
+        own_address = self.base_url is None
+        provider = self._provider or Provider(self.model.partition("/")[0], "", "")
+        return connection.fetch(provider, self.connection, api_key, own_address=own_address)
 
     def spec(
         self,
         api_key: str | None,
         base_url: str | None,
         extraction: LMSpec | None = None,
+        connection: Connection = Connection(),  # noqa: B008 (it is frozen)
         *,
         gate: int = 0,
         limited: bool = False,
     ) -> LMSpec:
-        """What a worker needs, with the key, the endpoint and the gate filled in."""
+        """What a worker needs, with the key, the endpoint, the connection and the gate filled in."""
         local = self.is_local
+        provider = self._provider
+        name = self.model.partition("/")[2]
+        # A server without keys ignores this one; DSPy's engines want to send something. Without an address
+        # LiteLLM may know a key of its own, and a cloud other credentials.
+        elsewhere = provider is not None and provider.identity
+        elsewhere |= self._through_litellm and base_url is None
         return LMSpec(
-            model="local/model" if local else self.model,
-            # A server without keys ignores this one; DSPy's engines want to send something.
-            api_key=api_key or "none",
+            model="local/model" if local else f"{provider.prefix}/{name}" if provider else self.model,
+            api_key=api_key or (None if elsewhere else "none"),
             base_url=base_url,
             temperature=_LOCAL_TEMPERATURE if local and self.temperature is None else self.temperature,
             max_tokens=_LOCAL_MAX_TOKENS if local and self.max_tokens is None else self.max_tokens,
@@ -185,7 +261,9 @@ class LM:
             adapter=("json" if local else "chat") if self.adapter == "auto" else self.adapter,
             extraction=extraction,
             schema=self.schema,
-            engine=self.engine,
+            engine=self.engine if self._has_own_engine else None,
+            litellm=self._through_litellm,
+            connection=connection,
             retry=self.retry,
             gate=gate,
             limited=limited,
@@ -203,8 +281,10 @@ def _checked_model(model: object, *, known: bool) -> str:
         return model
     provider, slash, name = model.partition("/")
     if not slash or not name or provider == "local":
+        family = next((row for begin, row in _FAMILIES.items() if model.startswith(begin)), None)
+        hint = f"did you mean '{family}/{model}'? " if family and not slash else ""
         raise InvalidOption(
-            "a model is written 'provider/name', as in 'openai/gpt-5-mini', or 'local', or "
+            f"{hint}a model is written 'provider/name', as in 'openai/gpt-5-mini', or 'local', or "
             f"'local:/path/to/model.gguf', not {model!r}",
             details={"option": "model"},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dspex.errors import DspexError, InvalidInput, InvalidOption
@@ -91,7 +92,7 @@ class Bridge:
     async def _send(self, prepared: Prepared | _Command) -> Done:
         pool = self._core.pool(self._name)
         if isinstance(prepared, Prepared):
-            return await send(prepared, pool, self._core.models)
+            return await send(prepared, partial(self._core.pool, self._name), self._core.models)
         try:
             return await pool.execute(Work(prepared.name, prepared.args.data, prepared.deadline))
         except DspexError as error:

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from dspex.program import catalogue, prompt, signature
 from dspex.program.fingerprint import fingerprint
 from dspex.program.spec import ProgramSpec, make
 from dspex.runtime.models import Models, Resolved
-from dspex.types import LMRequest, Usage
+from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.values import Encoded, WireError, decode, encode
 
 _log = logging.getLogger("dspex.runtime")
@@ -173,8 +173,13 @@ def prepare(question: Question, programs: Programs) -> Prepared:
     return Prepared(question, request_id, started, spec.module, program, name, encoded)
 
 
-async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
+async def send(prepared: Prepared, pool_for: Callable[[LMSpec], LocalPool], models: Models) -> Done:
     """Take a prepared question through the pool, on the runtime's loop.
+
+    Args:
+        prepared: The question.
+        pool_for: The pool whose workers can ask an LM.
+        models: The runtime's models.
 
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
@@ -183,14 +188,14 @@ async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
     try:
         lm = await _in_time(models, question, prepared.started)
         try:
-            return await pool.execute(_work(prepared, lm, repeatable=repeatable))
+            return await pool_for(lm.spec).execute(_work(prepared, lm, repeatable=repeatable))
         except LMAuth as refusal:
             # A key that a function or a file gives may have been renewed there meanwhile.
             newer = await _in_time(models, question, prepared.started, refused=lm.spec.api_key)
             if newer == lm or not repeatable:
                 raise
             _log.info("the key of %s was refused and has changed since: asking again", lm.spec.model)
-            done = await pool.execute(_work(prepared, newer, repeatable=repeatable))
+            done = await pool_for(newer.spec).execute(_work(prepared, newer, repeatable=repeatable))
             return replace(done, requests=[*_requests_of(refusal), *done.requests])
     except DspexError as error:
         raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)

@@ -17,9 +17,13 @@ from dspex.runtime.models import Models, as_lm, find
 from dspex.runtime.presence import Presence
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
+from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
 DEFAULT_POOL = "general"
+# How the sibling of a pool is called, and what its workers have loaded.
+_LITELLM = "+litellm"
+_LITELLM_MODULE = "dspex.worker.litellm_engine"
 
 
 class Core:
@@ -47,6 +51,11 @@ class Core:
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
         self._options = self.settings.pools_over({DEFAULT_POOL: PoolOptions()}, pools or {})
+        if taken := [name for name in self._options if name.endswith(_LITELLM)]:
+            raise InvalidOption(
+                f"a pool's name cannot end with {_LITELLM!r}, as {taken[0]!r} does: these are made on demand",
+                details={"option": "pools"},
+            )
         self._pools: dict[str, LocalPool] = {}
         self._make_zygote = zygote
         self._zygotes: dict[Preparation, Zygote] = {}
@@ -98,9 +107,9 @@ class Core:
             PoolUnhealthy: A pool has no ready worker in time.
         """
         for name, options in self._options.items():
-            zygote = self._zygote(options)
-            pool = self._pools[name] = LocalPool(name, options, self.settings, zygote, self.models.gates)
-            pool.start()
+            self._start(name, options)
+        if self.models.needs_litellm:
+            self._with_litellm(DEFAULT_POOL)
         self._presence.open()
         self._warming = asyncio.create_task(self._warm_up())
         if wait:
@@ -132,25 +141,40 @@ class Core:
             # No error until a call needs it, which then gets its own.
             _log.info("the default LM is not ready: %s", error.message)
 
-    def _zygote(self, options: PoolOptions) -> Zygote:
-        preparation = Preparation(self.settings.python, tuple(options.pass_env), tuple(options.preload))
+    def _start(self, name: str, options: PoolOptions, *preload: str) -> LocalPool:
+        zygote = self._zygote(options, (*options.preload, *preload))
+        pool = self._pools[name] = LocalPool(name, options, self.settings, zygote, self.models.gates)
+        pool.start()
+        return pool
+
+    def _with_litellm(self, name: str) -> LocalPool:
+        """The sibling of a pool whose workers have LiteLLM loaded, started when first needed.
+
+        Its import takes seconds and 130 MB, so ordinary workers, and the zygote they come from, do without.
+        """
+        sibling = self._pools.get(f"{name}{_LITELLM}")
+        if sibling is None and self._closing is None:
+            sibling = self._start(f"{name}{_LITELLM}", self._options[name], _LITELLM_MODULE)
+        return sibling or self._pools[name]  # a closed pool says so
+
+    def _zygote(self, options: PoolOptions, preload: tuple[str, ...]) -> Zygote:
+        preparation = Preparation(self.settings.python, tuple(options.pass_env), preload)
         if preparation not in self._zygotes:
             self._zygotes[preparation] = self._make_zygote(preparation)
         return self._zygotes[preparation]
 
-    def pool(self, name: str) -> LocalPool:
-        """The pool of that name.
+    def pool(self, name: str, lm: LMSpec | None = None) -> LocalPool:
+        """The pool of that name, or its sibling whose workers can ask ``lm``.
 
         Raises:
             InvalidOption: There is none.
         """
-        try:
-            return self._pools[name]
-        except KeyError:
+        if name not in self._options:
             raise InvalidOption(
                 f"no pool {name!r}; this runtime has {', '.join(self._options)}",
                 details={"option": "pool", "known": list(self._options)},
-            ) from None
+            )
+        return self._with_litellm(name) if lm is not None and lm.needs_litellm else self._pools[name]
 
     def stats(self) -> RuntimeStats:
         """How everything stands."""
@@ -159,7 +183,7 @@ class Core:
             for lm, gate in self.models.gates
             if gate.watched
         ]
-        return RuntimeStats({name: pool.stats() for name, pool in self._pools.items()}, lms)
+        return RuntimeStats({name: pool.stats() for name, pool in list(self._pools.items())}, lms)
 
     async def aclose(self) -> None:
         """End all workers, zygotes and models; what was still running fails with ``pool_closed``.

@@ -15,7 +15,7 @@ from dspex.lm.secrets import Keys
 from dspex.lm.weights import Progress
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import LocalModelProgress
-from dspex.types import LMSpec
+from dspex.types import Connection, LMSpec
 
 _RESOLVED_KEPT = 1024
 # Requests that the embedded model answers side by side; each costs 4,096 tokens of memory.
@@ -54,7 +54,7 @@ class Models:
         self._bus = bus
         self.gates = Gates()
         self._locals: dict[str | None, LocalModel] = {}
-        self._numbers: OrderedDict[tuple[LM, str | None, str | None], Resolved] = OrderedDict()
+        self._numbers: OrderedDict[tuple[LM, str | None, str | None, Connection], Resolved] = OrderedDict()
         self._next = 1
         self._keys = Keys()
 
@@ -127,22 +127,39 @@ class Models:
             key: str | None = await self._keys.fetch(profile.api_key, refused=refused)
         else:
             key = profile.fetch_key()
-        return self._numbered(profile, key, profile.base_url, second)
+        connection = profile.fetch_connection(key)
+        return self._numbered(profile, key, profile.fetch_base_url(), second, connection)
 
     def _numbered(
-        self, profile: LM, key: str | None, base_url: str | None, second: LMSpec | None
+        self,
+        profile: LM,
+        key: str | None,
+        base_url: str | None,
+        second: LMSpec | None,
+        connection: Connection = Connection(),  # noqa: B008 (it is frozen)
     ) -> Resolved:
         """What this profile resolved to before, or a new number: another key is another LM."""
-        known = self._numbers.get((profile, key, base_url))
+        resolved = (profile, key, base_url, connection)
+        known = self._numbers.get(resolved)
         gate = self.gates.of(profile)
         if known is None or known.spec.extraction != second or known.gate is not gate:
-            spec = profile.spec(key, base_url, second, gate=gate.number, limited=gate.limited)
+            spec = profile.spec(key, base_url, second, connection, gate=gate.number, limited=gate.limited)
             known = Resolved(self._next, spec, gate)
             self._next += 1
-            self._numbers[profile, key, base_url] = known
+            self._numbers[resolved] = known
             if len(self._numbers) > _RESOLVED_KEPT:
                 self._numbers.popitem(last=False)
         return known
+
+    @property
+    def _has_default(self) -> bool:
+        return self._configured_default is not None or self._default is not None
+
+    @property
+    def needs_litellm(self) -> bool:
+        """Whether the default or a named profile goes through LiteLLM."""
+        known = [*self._named.values(), *([self.find(None)] if self._has_default else [])]
+        return any(lm.needs_litellm for lm in known)
 
     async def warm_up(self) -> None:
         """Start the embedded model if it is the default, so that no deadline pays for it.
@@ -151,7 +168,7 @@ class Models:
             LMNotConfigured: What it needs is not there.
             LMUnavailable: It does not start.
         """
-        if (self._configured_default or self._default) is None:
+        if not self._has_default:
             return
         default = self.find(None)
         if default.is_local:

@@ -32,6 +32,7 @@ class Post:
 
     Attributes:
         path: The path of the request line.
+        query: What it has after the ``?``.
         headers: Names in lower case; of a repeated header the last.
         body: The JSON object that was posted.
         at: When it had arrived in full, on ``time.monotonic``'s clock.
@@ -39,6 +40,7 @@ class Post:
     """
 
     path: str
+    query: str
     headers: dict[str, str]
     body: dict[str, Any]
     at: float
@@ -261,7 +263,8 @@ class _Connection(asyncio.Protocol):
             return self._refuse(400, f"the body is not JSON: {error}")
         if not isinstance(posted, dict):
             return self._refuse(400, "the body is not a JSON object")
-        self._post = Post(path, headers, posted, time.monotonic())
+        path, _, query = path.partition("?")
+        self._post = Post(path, query, headers, posted, time.monotonic())
         answer = self._server._began(self._post)
         if isinstance(answer, Answer):
             self._send_after(answer)

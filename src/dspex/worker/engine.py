@@ -169,17 +169,28 @@ class _Engine:
     supports_response_schema: bool
     supported_params: frozenset[str]
 
-    def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
+    def __init__(
+        self, spec: LMSpec, provider: str | None, engine: Any, prices: tuple[str, ...] | None = None
+    ) -> None:
         self.spec = spec
         self._provider = provider
         self._engine = engine
+        self._prices = prices
 
     def price(self, response: Any, request: Any) -> float | None:
         """US dollars by DSPy's price map; None when the price is unknown."""
-        if self._provider is None or self._provider == "local":
+        if self._provider == "local":
+            return 0.0  # nobody bills it
+        if self._provider is None:
             return None
         wanted = self.spec.model.partition("/")[2]
-        cost, _why = estimate_cost(response, provider=self._provider, requested_model=wanted, request=request)
+        cost, _why = estimate_cost(
+            response,
+            provider=self._provider,
+            requested_model=wanted,
+            request=request,
+            namespaces=self._prices,
+        )
         return None if cost is None else float(cost)
 
 
@@ -224,8 +235,10 @@ class Counted(_Engine):
 class CountedAsync(_Engine):
     """One LM's asynchronous engine, on the worker's loop."""
 
-    def __init__(self, spec: LMSpec, provider: str | None, engine: Any) -> None:
-        super().__init__(spec, provider, engine)
+    def __init__(
+        self, spec: LMSpec, provider: str | None, engine: Any, prices: tuple[str, ...] | None = None
+    ) -> None:
+        super().__init__(spec, provider, engine, prices)
         self._is_async = inspect.iscoroutinefunction(engine.complete)
 
     async def complete(self, request: Any) -> Any:

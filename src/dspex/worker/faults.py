@@ -36,13 +36,26 @@ _TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
     (dspy_errors.LMError, errors.LMUnavailable),
 )
 _TEXT_KEPT = 4000
+_PAYMENT_REQUIRED = 402
 _UNREACHED = "check the server's address (base_url) and, behind a proxy, the variables *_PROXY and no_proxy"
+_NOT_THE_API = (
+    "what answered is not the provider's API but a web page, a redirect or the like: check base_url, and any "
+    "gateway or proxy on the way"
+)
 _ADVICE: dict[type[errors.DspexError], str] = {
     errors.LMAuth: "check the key of this LM (api_key=..., or the provider's variable)",
     errors.LMRateLimited: "ask less at once, or raise LM(retry=Retry(attempts=...)) and the timeout",
 }
 # DSPy knows the big providers' words for it; these are llama.cpp's and vLLM's.
 _TOO_LONG = re.compile(r"exceeds? the (available |maximum )?context|maximum context length", re.IGNORECASE)
+# A page that is the whole message, and what engines say of a reply that is none of the API's.
+_PAGE = re.compile(
+    r"(^|\] |- )\s*<(!doctype )?html|the reply \(HTTP \d+|Error code: 3\d\d"
+    r"|Error converting to valid response|Empty or invalid response from",
+    re.IGNORECASE,
+)
+# LiteLLM gives a server that cannot be reached the status 500.
+_NO_CONNECTION = re.compile(r"Connection error\.|Cannot connect|APIConnectionError")
 _HERE = str(Path(__file__).parent) + os.sep
 _THREADS = str(Path(concurrent.futures.__file__).parent) + os.sep
 _DSPY = str(Path(dspy_errors.__file__).parents[1]) + os.sep
@@ -50,7 +63,20 @@ _DSPY = str(Path(dspy_errors.__file__).parents[1]) + os.sep
 
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
     """The dspex class for an LM failure of DSPy's; None for any other exception."""
-    return next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), None)
+    kind = next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), None)
+    if kind is None:
+        return None
+    if _is_page(error):
+        return errors.LMUnavailable
+    # Not every engine knows what "payment required" means.
+    return errors.LMBilling if getattr(error, "status", None) == _PAYMENT_REQUIRED else kind
+
+
+def _is_page(error: Any) -> bool:
+    """Whether something else than the provider's API has answered."""
+    status = getattr(error, "status", None)
+    moved = isinstance(status, int) and 300 <= status < 400
+    return moved or _PAGE.search(_text(error)) is not None
 
 
 def translate(error: BaseException, secrets: Iterable[str] = ()) -> errors.DspexError:
@@ -96,8 +122,13 @@ def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
     facts = {name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")}
     # DSPy's own advice names settings that users of dspex do not have.
     text = _text(error).partition("\n\n  To fix:")[0] or type(error).__name__
-    unreached = kind is errors.LMUnavailable and getattr(error, "status", None) is None
-    advice = _UNREACHED if unreached else _ADVICE.get(kind)
+    advice = _ADVICE.get(kind)
+    if _is_page(error):
+        advice = _NOT_THE_API
+    elif kind is errors.LMUnavailable and (
+        getattr(error, "status", None) is None or _NO_CONNECTION.search(text)
+    ):
+        advice = _UNREACHED
     return kind(
         f"{text}; {advice}" if advice else text,
         details={name: value for name, value in facts.items() if value is not None},
