@@ -162,7 +162,10 @@ def test_a_wrong_configuration_is_refused_and_changes_nothing(
 # The canary
 
 
-WAYS = ["value", "env", "file", "function", "configure", "configure_lm", "extraction"]
+WAYS = [
+    *("value", "env", "file", "keyring", "function", "headers"),
+    *("settings", "variable", "configure", "configure_lm", "extraction"),
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -190,15 +193,30 @@ def test_a_key_is_found_nowhere_but_in_its_request(
     if way == "env":
         # As a service manager sets it: this process has it in its environment, workers must not.
         monkeypatch.setenv("SHOP_KEY", CANARY)
+    if way == "keyring":
+        monkeypatch.setattr("keyring.get_password", lambda service, user: CANARY)
     address = provider.base_url
-    secret: Any = {"env": "env:SHOP_KEY", "file": f"file:{file}", "function": token}.get(way, CANARY)
+    references = {"env": "env:SHOP_KEY", "file": f"file:{file}", "keyring": "keyring:shop/me"}
+    secret: Any = token if way == "function" else references.get(way, CANARY)
     lm = dspex.LM("openai/x", base_url=address, api_key=secret)
+    settings = dspex.Settings()
+    if way == "headers":
+        lm = dspex.LM("openai/x", base_url=address, extra_headers={"x-gateway-key": CANARY})
+    elif way == "settings":
+        profile = {"model": "openai/x", "base_url": address, "api_key": CANARY}
+        settings = dspex.Settings(lms={"shop": profile}, default_lm="shop")
+    elif way == "variable":
+        monkeypatch.setenv("DSPEX_LM__SHOP__MODEL", "openai/x")
+        monkeypatch.setenv("DSPEX_LM__SHOP__BASE_URL", address)
+        monkeypatch.setenv("DSPEX_LM__SHOP__API_KEY", CANARY)
+        settings = dspex.Settings(default_lm="shop")
+    texts += [repr(settings), json.dumps(settings.to_dict()), repr(settings.sources())]
     if way == "extraction":
         plain = dspex.LM("openai/x", base_url=address, api_key="other")
         lm = dspex.LM("openai/x", base_url=address, api_key="other", adapter="two_step", extraction_lm=lm)
         texts.append(repr(plain))
-    given = None if way in {"configure", "configure_lm"} else lm
-    with dspex.Runtime(given, lms={"named": lm}, pools=ONE) as runtime:
+    given = None if way in {"configure", "configure_lm", "settings", "variable"} else lm
+    with dspex.Runtime(given, lms={"named": lm}, pools=ONE, settings=settings) as runtime:
         runtime.on(dspex.Event, lambda event: events.append(repr(event)))
         adapter = runtime.adapter()
         if way == "configure":
