@@ -40,7 +40,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert (options.grace, options.max_reruns, options.pass_env, options.preload) == (0.5, 3, (), ())
     settings = Settings()
     assert (settings.allow_modules, settings.python, settings.local_model) == ((), None, None)
-    assert settings.max_payload == 256 * MiB
+    assert settings.max_payload == settings.max_result == 512 * MiB
 
 
 @pytest.mark.parametrize("value", [*NO_NUMBERS, -1, 1.0, 2.5, math.nan, math.inf])

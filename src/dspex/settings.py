@@ -58,13 +58,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             user may come from. Nothing else is ever imported on a caller's word.
         python: The interpreter of the workers; None is the one that runs this process.
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
-        max_payload: The largest arguments or result of one call in bytes.
+        max_payload: The largest arguments of one call in bytes.
+        max_result: The largest result of one call in bytes.
     """
 
     allow_modules: Iterable[str] = ()
     python: str | None = None
     local_model: str | None = None
-    max_payload: int = 256 * MiB
+    max_payload: int = 512 * MiB
+    max_result: int = 512 * MiB
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -72,3 +74,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name in ("python", "local_model"):
             checks.text(name, getattr(self, name), owner="Settings")
         checks.whole_number("max_payload", self.max_payload, 1024, owner="Settings")
+        checks.whole_number("max_result", self.max_result, 1024, owner="Settings")

@@ -15,8 +15,10 @@ from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks, limits
 from dspex.process.group import kill_group
+from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
+    NOTHING,
     PROTOCOL,
     Call,
     Cancel,
@@ -55,8 +57,9 @@ class WorkerHandle:
         *,
         slots: int,
         limit: int,
+        max_result: int,
         on_ready: Callable[[WorkerHandle], None],
-        on_answer: Callable[[WorkerHandle, Work | None, Result | Fault], None],
+        on_answer: Callable[[WorkerHandle, Work | None, Result | Fault, Blob | None], None],
         on_death: Callable[[WorkerHandle, int | None], None],
         on_drained: Callable[[], None],
     ) -> None:
@@ -85,6 +88,7 @@ class WorkerHandle:
             on_message=self._on_message,
             on_close=self._on_channel_end,
             limit=limit,
+            blob_limit=max_result,
             on_drained=on_drained,
         )
         self._loop.add_reader(self._pidfd, self._on_exit)
@@ -110,7 +114,12 @@ class WorkerHandle:
         return fingerprint in self._warm
 
     def start(self, work: Work) -> None:
-        """Give it a call."""
+        """Give it a call.
+
+        Raises:
+            PayloadTooLarge: The message would be too large.
+            OSError: No descriptor is free for its arguments.
+        """
         number = self._next
         self._next += 1
         self.in_flight[number] = work
@@ -124,16 +133,18 @@ class WorkerHandle:
                 self._warm.popitem(last=False)
         work.attempts += 1
         work.started = time.monotonic()
+        blob = work.args.copy() if isinstance(work.args, Blob) else None
         self._channel.send(
             Call(
                 number,
                 work.command,
                 work.deadline,
-                msgspec.Raw(work.args),
+                NOTHING if isinstance(work.args, Blob) else msgspec.Raw(work.args),
                 msgspec.Raw(work.program),
                 work.fingerprint,
                 work.lm_number,
-            )
+            ),
+            blob,
         )
 
     def _introduce(self, work: Work) -> None:
@@ -173,11 +184,15 @@ class WorkerHandle:
 
     # What it says
 
-    def _on_message(self, message: FromWorker) -> None:
+    def _on_message(self, message: FromWorker, blob: Blob | None) -> None:
+        if blob is not None and not isinstance(message, Result):
+            blob.close()
+            self.kill(f"it sent a blob with a {type(message).__name__}")
+            return
         match message:
             case Result() | Fault():
                 self.done += 1
-                self._on_answer(self, self.in_flight.pop(message.id, None), message)
+                self._on_answer(self, self.in_flight.pop(message.id, None), message, blob)
             case Ready(protocol=protocol):
                 if protocol != PROTOCOL:
                     self.kill(f"it speaks protocol {protocol} and not {PROTOCOL}")

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dspex.errors import DspexError, InvalidInput, InvalidOption
 from dspex.pool.work import Done, Work
-from dspex.runtime.call import Prepared, Programs, Question, deadline_in, prepare, read, read_value, send
+from dspex.runtime.call import (
+    Prepared,
+    Programs,
+    Question,
+    aprepare,
+    deadline_in,
+    prepare,
+    read,
+    read_value,
+    send,
+)
 from dspex.runtime.core import Core
 from dspex.runtime.portal import Portal
-from dspex.wire.values import Encoded, encode
+from dspex.wire.payloads import Payload, astore, check_arguments, store
+from dspex.wire.values import encode_pieces
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
 _MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm")
@@ -22,7 +34,8 @@ class _Command:
     """A command that was checked and encoded."""
 
     name: str
-    args: Encoded
+    args: Payload
+    types: Mapping[str, type]
     deadline: float | None
     request_id: str
 
@@ -42,6 +55,7 @@ class Bridge:
         self._portal = portal
         self._programs = programs
         self._name = name
+        self._max_payload = core.settings.max_payload
 
     def execute(
         self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
@@ -66,25 +80,38 @@ class Bridge:
         self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
     ) -> Any:
         """``execute`` for event loops."""
-        prepared = self._prepare(command, args, timeout)
+        prepared = await self._aprepare(command, args, timeout)
         return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
     def _prepare(
         self, command: str, args: dict[str, Any] | None, timeout: float | None
     ) -> Prepared | _Command:
-        deadline = deadline_in(timeout)
-        if not _is_text(command):
-            raise InvalidOption(f"a command is named by text, not {command!a}")
+        deadline = _checked(command, timeout)
         if command in _MODULE_COMMANDS:
-            return prepare(_question(args or {}, deadline), self._programs)
-        return _Command(command, encode(args, where="args"), deadline, secrets.token_hex(8))
+            return prepare(_question(args or {}, deadline), self._programs, self._max_payload)
+        pieces, types = self._encoded(args)
+        return _Command(command, store(pieces), types, deadline, secrets.token_hex(8))
+
+    async def _aprepare(
+        self, command: str, args: dict[str, Any] | None, timeout: float | None
+    ) -> Prepared | _Command:
+        deadline = _checked(command, timeout)
+        if command in _MODULE_COMMANDS:
+            return await aprepare(_question(args or {}, deadline), self._programs, self._max_payload)
+        pieces, types = self._encoded(args)
+        return _Command(command, await astore(pieces), types, deadline, secrets.token_hex(8))
+
+    def _encoded(self, args: dict[str, Any] | None) -> tuple[list[bytes], Mapping[str, type]]:
+        pieces, types = encode_pieces(args, where="args")
+        check_arguments(pieces, self._max_payload)
+        return pieces, types
 
     async def _send(self, prepared: Prepared | _Command) -> Done:
         pool = self._core.pool(self._name)
         if isinstance(prepared, Prepared):
             return await send(prepared, pool, self._core.models)
         try:
-            return await pool.execute(Work(prepared.name, prepared.args.data, prepared.deadline))
+            return await pool.execute(Work(prepared.name, prepared.args, prepared.deadline))
         except DspexError as error:
             raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
 
@@ -92,7 +119,19 @@ class Bridge:
     def _read(prepared: Prepared | _Command, done: Done) -> Any:
         if isinstance(prepared, Prepared):
             return read(prepared, done).outputs
-        return read_value(done.value, prepared.args.types, prepared.request_id)
+        return read_value(done.value, prepared.types, prepared.request_id)
+
+
+def _checked(command: object, timeout: float | None) -> float | None:
+    """The deadline of a call.
+
+    Raises:
+        InvalidOption: The timeout is no number of seconds, or the command no text.
+    """
+    deadline = deadline_in(timeout)
+    if not _is_text(command):
+        raise InvalidOption(f"a command is named by text, not {command!a}")
+    return deadline
 
 
 def _is_text(value: object) -> bool:

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,9 @@ from dspex.program.fingerprint import fingerprint
 from dspex.program.spec import ProgramSpec, make
 from dspex.runtime.models import Models
 from dspex.types import LMRequest, Usage
-from dspex.wire.values import Encoded, WireError, decode, encode
+from dspex.wire.blobs import Blob
+from dspex.wire.payloads import Payload, astore, check_arguments, discard, store, take
+from dspex.wire.values import WireError, encode_pieces
 
 #: The signature of a call that names none.
 DEFAULT_SIGNATURE = "prompt -> response"
@@ -141,7 +143,8 @@ class Prepared:
         module: Full name of its module.
         program: The encoded spec.
         fingerprint: What workers keep that program by.
-        inputs: The encoded inputs, with their types.
+        inputs: The encoded inputs; what sends the question lets go of them.
+        types: The classes in the inputs, by their name on the wire.
     """
 
     question: Question
@@ -150,40 +153,67 @@ class Prepared:
     module: str
     program: bytes
     fingerprint: bytes
-    inputs: Encoded
+    inputs: Payload
+    types: Mapping[str, type]
 
 
-def prepare(question: Question, programs: Programs) -> Prepared:
+def prepare(question: Question, programs: Programs, max_payload: int) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
+
+    Args:
+        question: The question.
+        programs: The runtime's encoded programs.
+        max_payload: The most bytes that the inputs may have.
 
     Raises:
         Refused: Something in it is wrong; no LM is asked.
     """
+    made, pieces = _encoded(question, programs, max_payload)
+    return made(store(pieces))
+
+
+async def aprepare(question: Question, programs: Programs, max_payload: int) -> Prepared:
+    """``prepare`` for event loops."""
+    made, pieces = _encoded(question, programs, max_payload)
+    return made(await astore(pieces))
+
+
+def _encoded(
+    question: Question, programs: Programs, max_payload: int
+) -> tuple[Callable[[Payload], Prepared], list[bytes]]:
+    """What makes the prepared question of its stored inputs, and the inputs to store."""
     request_id, started = secrets.token_hex(8), time.monotonic()
     try:
         wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
         sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
         spec = make(question.module, sig, question.options)
         program, name = programs.encoded(spec)
-        encoded = encode(inputs, where="inputs")
+        pieces, types = encode_pieces(inputs, where="inputs")
+        check_arguments(pieces, max_payload)
     except DspexError as error:
         raise error.for_request(request_id)  # noqa: B904 (it is the same error)
-    return Prepared(question, request_id, started, spec.module, program, name, encoded)
+    return (
+        lambda stored: Prepared(question, request_id, started, spec.module, program, name, stored, types)
+    ), pieces
 
 
 async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
-    """Take a prepared question through the pool, on the runtime's loop.
+    """Take a prepared question through the pool, on the runtime's loop. Its inputs are let go of.
 
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
     """
     question = prepared.question
     try:
-        number, lm = await _in_time(models, question, prepared.started)
+        try:
+            number, lm = await _in_time(models, question, prepared.started)
+        except BaseException:
+            discard(prepared.inputs)
+            raise
         return await pool.execute(
             Work(
                 "execute_module",
-                prepared.inputs.data,
+                prepared.inputs,
                 question.deadline,
                 prepared.program,
                 prepared.fingerprint,
@@ -203,19 +233,19 @@ def read(prepared: Prepared, done: Done) -> Answer:
     Raises:
         PythonError: The worker's answer cannot be read.
     """
-    answer = read_value(done.value, prepared.inputs.types, prepared.request_id)
+    answer = read_value(done.value, prepared.types, prepared.request_id)
     seconds = time.monotonic() - prepared.started
     return Answer(answer["outputs"], answer.get("completions"), done, prepared.request_id, seconds)
 
 
-def read_value(data: msgspec.Raw, types: Mapping[str, type], request_id: str) -> Any:
-    """A value that a worker sent.
+def read_value(value: msgspec.Raw | Blob, types: Mapping[str, type], request_id: str) -> Any:
+    """A value that a worker sent; a blob is closed.
 
     Raises:
         PythonError: It cannot be read.
     """
     try:
-        return decode(data, types)
+        return take(value, types)
     except WireError as error:
         raise PythonError(f"what the worker returned cannot be read: {error}").for_request(
             request_id

@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 1
+PROTOCOL = 2
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -34,7 +34,7 @@ class Call(Message, frozen=True, tag="call"):
         id: Number of the call on this channel; what answers it carries the same number.
         command: Name of the command.
         deadline: When the work has to stop, on the machine's monotonic clock in seconds; None never.
-        args: The arguments, encoded as values.
+        args: The arguments, encoded as values; nothing when a blob beside the message has them.
         program: The encoded ``ProgramSpec``, for commands that run one.
         fingerprint: What the worker keeps a built program by; empty without a program.
         lm: Number of an LM that ``UseLM`` sent on this channel; 0 is none.
@@ -90,7 +90,7 @@ class Result(Message, frozen=True, tag="result"):
 
     Attributes:
         id: The call's number.
-        value: What it returned, encoded as a value.
+        value: What it returned, encoded as a value; nothing when a blob beside the message has it.
         requests: The LM requests that it made.
         seconds: How long it ran.
     """
@@ -142,13 +142,15 @@ class WorkerOptions(Message, frozen=True, tag="options"):
     Attributes:
         slots: Calls that it may be given at once.
         allow_modules: Import path prefixes that commands and engines of the user may come from.
-        max_payload: The largest result in bytes that it may send.
+        max_payload: The largest arguments in bytes that it is sent.
+        max_result: The largest result in bytes that it may send.
         late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
     """
 
     slots: int
     allow_modules: list[str]
     max_payload: int
+    max_result: int
     late_preload: list[str] = []
 
 

@@ -1,0 +1,99 @@
+"""What a call carries, its arguments or its result: bytes in the message, or a blob beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dspex.errors import PayloadTooLarge, ResultTooLarge
+from dspex.wire.blobs import Blob, available
+from dspex.wire.values import WireError, decode
+
+Payload = bytes | Blob
+
+#: Bytes from which a value goes beside the channel.
+THRESHOLD = 256 * 1024
+# Bytes from which storing takes an event loop more time than the way to a thread and back.
+_THREAD = 2 * 1024 * 1024
+
+
+def check_arguments(pieces: Sequence[bytes], limit: int) -> None:
+    """Refuse arguments that are too large, before they are stored or sent.
+
+    Raises:
+        PayloadTooLarge: They are over the limit.
+    """
+    if (size := _size(pieces)) > limit:
+        raise PayloadTooLarge(
+            f"arguments of {size:,} bytes are over the limit of {limit:,}; send less, or raise "
+            "Settings(max_payload=...)",
+            details={"size": size, "limit": limit},
+        )
+
+
+def check_result(size: int, limit: int) -> None:
+    """Refuse a result that is too large, before it is stored or sent.
+
+    Raises:
+        ResultTooLarge: It is over the limit.
+    """
+    if size > limit:
+        raise ResultTooLarge(
+            f"the result of {size:,} bytes is over the limit of {limit:,}; return less, or raise "
+            "Settings(max_result=...)",
+            details={"size": size, "limit": limit},
+        )
+
+
+def store(pieces: Sequence[bytes]) -> Payload:
+    """An encoded value, ready to be sent; its bytes are copied here, without the GIL if they are many."""
+    if available() and _size(pieces) >= THRESHOLD:
+        # Without room for a blob it goes as frames: slower, and with the bytes on the loop.
+        with contextlib.suppress(OSError):
+            return Blob.of(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def astore(pieces: Sequence[bytes]) -> Payload:
+    """``store`` for event loops, which go on while a large value is copied."""
+    return await asyncio.to_thread(store, pieces) if _size(pieces) >= _THREAD else store(pieces)
+
+
+def take(payload: Payload | msgspec.Raw, types: Mapping[str, type] | None = None) -> Any:
+    """The value; a blob is closed, for nothing in the value is a view of it.
+
+    Args:
+        payload: What was received.
+        types: The classes that may be built, see ``dspex.wire.values.decode``.
+
+    Raises:
+        WireError: The bytes are malformed, or the blob cannot be read.
+    """
+    if not isinstance(payload, Blob):
+        return decode(payload, types)
+    try:
+        with payload.mapped() as view:
+            return decode(view, types)
+    except OSError as error:
+        raise WireError(f"its {payload.size:,} bytes cannot be read: {error.strerror}") from error
+    finally:
+        payload.close()
+
+
+def discard(payload: Payload | msgspec.Raw) -> None:
+    """Let go of a payload that nobody will read."""
+    if isinstance(payload, Blob):
+        payload.close()
+
+
+def size_of(payload: Payload | msgspec.Raw) -> int:
+    """Its bytes."""
+    return payload.size if isinstance(payload, Blob) else len(memoryview(payload))
+
+
+def _size(pieces: Sequence[bytes]) -> int:
+    return sum(map(len, pieces))
