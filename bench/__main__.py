@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, echo, processes
+from bench import calls, echo, large, processes
 from bench.measure import Row, write
 
 SUITES = {
@@ -22,6 +22,7 @@ SUITES = {
     "instant": calls.instant_rows,
     "provider": calls.provider_rows,
     "processes": processes.rows,
+    "large": large.rows,
 }
 
 
