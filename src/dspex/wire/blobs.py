@@ -144,11 +144,13 @@ class Blob:
         # nothing is copied. The pages are entered in one go, not by a fault each.
         flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0)
         mapping = mmap.mmap(self.fileno(), self.size, flags=flags, prot=mmap.PROT_READ)
+        view = memoryview(mapping)
         try:
-            yield memoryview(mapping)
+            yield view
         finally:
-            # The traceback of malformed data may still hold a view; then it is unmapped with that.
+            # An error's traceback may still hold a part of it; then it is unmapped with that.
             with contextlib.suppress(BufferError):
+                view.release()
                 mapping.close()
 
     def close(self) -> None:

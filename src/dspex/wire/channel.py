@@ -266,7 +266,7 @@ class Channel(Generic[M]):
             self._finish("more descriptors than a frame can have")
 
     def _check_arrived(self) -> None:
-        """A read ends with the frame that has the descriptor: one at most waits, for the rest of its frame."""
+        """A read ends with the descriptor's frame, so one at most waits, for its frame to be whole."""
         left = self._end - self._start
         head = int.from_bytes(self._view[self._start : self._start + HEADER], "little")
         announced = left > 0 and (left < HEADER or head & WITH_BLOB)

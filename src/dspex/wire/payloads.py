@@ -15,9 +15,10 @@ from dspex.wire.values import WireError, decode
 
 Payload = bytes | Blob
 
-#: Bytes from which a value goes beside the channel. What is smaller fits into one frame, which is 1.5 times
-#: as fast, for a blob costs some 150 µs whatever its size. From the second frame on blobs win, whether bytes,
-#: text or lists are in them: even at 384 KiB, 0.4 of the time at 4 MiB (``python -m bench --only large``).
+#: Bytes from which a value goes beside the channel. What is smaller fits into one frame, which is up to 1.5
+#: times as fast, for a blob costs some 150 µs whatever its size. With the second frame the two are even for
+#: bytes and text, and at 1 MiB a blob takes 0.75 of the time, at 4 MiB 0.4; for lists, whose encoding takes
+#: most of it, they are even from 64 KiB on (``python -m bench --only large``).
 THRESHOLD = 240 * 1024
 # Bytes from which storing takes an event loop more time than the way to a thread and back.
 _THREAD = 2 * 1024 * 1024
@@ -79,7 +80,12 @@ def take(payload: Payload | msgspec.Raw, types: Mapping[str, type] | None = None
         return decode(payload, types)
     try:
         with payload.mapped() as view:
-            return decode(view, types)
+            try:
+                return decode(view, types)
+            except WireError as error:
+                # Raised anew, for the traceback of this one holds views, and the memory with them.
+                fault = str(error)
+        raise WireError(fault)
     except OSError as error:
         raise WireError(f"its {payload.size:,} bytes cannot be read: {error.strerror}") from error
     finally:
