@@ -262,8 +262,6 @@ class Channel(Generic[M]):
         if cut and len(self._arrived) == count:
             # This process has no descriptor free. Only the call that it belonged to fails.
             self._arrived.append(-1)
-        elif cut:
-            self._finish("more descriptors than a frame can have")
 
     def _check_arrived(self) -> None:
         """A read ends with the descriptor's frame, so one at most waits, for its frame to be whole."""
