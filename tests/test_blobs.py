@@ -163,7 +163,7 @@ def test_what_is_small_stays_in_the_message() -> None:
     assert payloads.store([b"x" * (payloads.THRESHOLD - 1)]) == b"x" * (payloads.THRESHOLD - 1)
     stored = payloads.store([b"x" * 100, b"y" * (payloads.THRESHOLD - 100)])
     assert isinstance(stored, Blob)
-    assert payloads.size_of(stored) == payloads.THRESHOLD
+    assert stored.size == payloads.THRESHOLD
     payloads.discard(stored)
     assert stored.lost
 

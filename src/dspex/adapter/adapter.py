@@ -13,7 +13,7 @@ from dspex.lm.profile import LM
 from dspex.pool.work import Done
 from dspex.program.catalogue import find
 from dspex.program.signature import Signature
-from dspex.runtime.call import Answer, Prepared, Question, aprepare, deadline_in, prepare, read, send
+from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.settings import Settings
 
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ class DSPyAdapter:
         question = self._question(
             prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
         )
-        prepared = await aprepare(question, self._open.programs, self._open.core.settings.max_payload)
+        largest = self._open.core.settings.max_payload
+        prepared = prepare(question, self._open.programs, largest, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
 

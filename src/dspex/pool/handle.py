@@ -133,13 +133,17 @@ class WorkerHandle:
                 self._warm.popitem(last=False)
         work.attempts += 1
         work.started = time.monotonic()
-        blob = work.args.copy() if isinstance(work.args, Blob) else None
+        blob, args = None, NOTHING
+        if isinstance(work.args, Blob):
+            blob = work.args.copy()
+        else:
+            args = msgspec.Raw(work.args)
         self._channel.send(
             Call(
                 number,
                 work.command,
                 work.deadline,
-                NOTHING if isinstance(work.args, Blob) else msgspec.Raw(work.args),
+                args,
                 msgspec.Raw(work.program),
                 work.fingerprint,
                 work.lm_number,

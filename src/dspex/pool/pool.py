@@ -119,7 +119,8 @@ class LocalPool:
                 discard(work.future.result().value)
             raise
         finally:
-            discard(work.args)
+            if isinstance(work.args, Blob):
+                work.args.close()
 
     def stats(self) -> PoolStats:
         """How it stands."""

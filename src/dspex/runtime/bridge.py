@@ -13,7 +13,6 @@ from dspex.runtime.call import (
     Prepared,
     Programs,
     Question,
-    aprepare,
     deadline_in,
     prepare,
     read,
@@ -22,8 +21,7 @@ from dspex.runtime.call import (
 )
 from dspex.runtime.core import Core
 from dspex.runtime.portal import Portal
-from dspex.wire.payloads import Payload, astore, check_arguments, store
-from dspex.wire.values import encode_pieces
+from dspex.wire.payloads import Payload, astore, encode_arguments
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
 _MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm")
@@ -34,7 +32,7 @@ class _Command:
     """A command that was checked and encoded."""
 
     name: str
-    args: Payload
+    args: Payload | list[bytes]
     types: Mapping[str, type]
     deadline: float | None
     request_id: str
@@ -80,38 +78,30 @@ class Bridge:
         self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
     ) -> Any:
         """``execute`` for event loops."""
-        prepared = await self._aprepare(command, args, timeout)
+        prepared = self._prepare(command, args, timeout, on_loop=True)
         return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
     def _prepare(
-        self, command: str, args: dict[str, Any] | None, timeout: float | None
+        self, command: str, args: dict[str, Any] | None, timeout: float | None, *, on_loop: bool = False
     ) -> Prepared | _Command:
-        deadline = _checked(command, timeout)
+        deadline = deadline_in(timeout)
+        if not _is_text(command):
+            raise InvalidOption(f"a command is named by text, not {command!a}")
         if command in _MODULE_COMMANDS:
-            return prepare(_question(args or {}, deadline), self._programs, self._max_payload)
-        pieces, types = self._encoded(args)
-        return _Command(command, store(pieces), types, deadline, secrets.token_hex(8))
-
-    async def _aprepare(
-        self, command: str, args: dict[str, Any] | None, timeout: float | None
-    ) -> Prepared | _Command:
-        deadline = _checked(command, timeout)
-        if command in _MODULE_COMMANDS:
-            return await aprepare(_question(args or {}, deadline), self._programs, self._max_payload)
-        pieces, types = self._encoded(args)
-        return _Command(command, await astore(pieces), types, deadline, secrets.token_hex(8))
-
-    def _encoded(self, args: dict[str, Any] | None) -> tuple[list[bytes], Mapping[str, type]]:
-        pieces, types = encode_pieces(args, where="args")
-        check_arguments(pieces, self._max_payload)
-        return pieces, types
+            question = _question(args or {}, deadline)
+            return prepare(question, self._programs, self._max_payload, on_loop=on_loop)
+        stored, types = encode_arguments(args, self._max_payload, where="args", on_loop=on_loop)
+        return _Command(command, stored, types, deadline, secrets.token_hex(8))
 
     async def _send(self, prepared: Prepared | _Command) -> Done:
         pool = self._core.pool(self._name)
         if isinstance(prepared, Prepared):
             return await send(prepared, pool, self._core.models)
+        args = prepared.args
+        if isinstance(args, list):
+            args = await astore(args)
         try:
-            return await pool.execute(Work(prepared.name, prepared.args, prepared.deadline))
+            return await pool.execute(Work(prepared.name, args, prepared.deadline))
         except DspexError as error:
             raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
 
@@ -120,18 +110,6 @@ class Bridge:
         if isinstance(prepared, Prepared):
             return read(prepared, done).outputs
         return read_value(done.value, prepared.types, prepared.request_id)
-
-
-def _checked(command: object, timeout: float | None) -> float | None:
-    """The deadline of a call.
-
-    Raises:
-        InvalidOption: The timeout is no number of seconds, or the command no text.
-    """
-    deadline = deadline_in(timeout)
-    if not _is_text(command):
-        raise InvalidOption(f"a command is named by text, not {command!a}")
-    return deadline
 
 
 def _is_text(value: object) -> bool:

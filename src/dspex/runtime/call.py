@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ from dspex.program.spec import ProgramSpec, make
 from dspex.runtime.models import Models
 from dspex.types import LMRequest, Usage
 from dspex.wire.blobs import Blob
-from dspex.wire.payloads import Payload, astore, check_arguments, discard, store, take
-from dspex.wire.values import WireError, encode_pieces
+from dspex.wire.payloads import Payload, astore, discard, encode_arguments, take
+from dspex.wire.values import WireError
 
 #: The signature of a call that names none.
 DEFAULT_SIGNATURE = "prompt -> response"
@@ -143,7 +143,7 @@ class Prepared:
         module: Full name of its module.
         program: The encoded spec.
         fingerprint: What workers keep that program by.
-        inputs: The encoded inputs; what sends the question lets go of them.
+        inputs: The encoded inputs, in pieces if they are still to be stored; ``send`` lets go of them.
         types: The classes in the inputs, by their name on the wire.
     """
 
@@ -153,48 +153,32 @@ class Prepared:
     module: str
     program: bytes
     fingerprint: bytes
-    inputs: Payload
+    inputs: Payload | list[bytes]
     types: Mapping[str, type]
 
 
-def prepare(question: Question, programs: Programs, max_payload: int) -> Prepared:
+def prepare(question: Question, programs: Programs, max_payload: int, *, on_loop: bool = False) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
 
     Args:
         question: The question.
         programs: The runtime's encoded programs.
         max_payload: The most bytes that the inputs may have.
+        on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
     Raises:
         Refused: Something in it is wrong; no LM is asked.
     """
-    made, pieces = _encoded(question, programs, max_payload)
-    return made(store(pieces))
-
-
-async def aprepare(question: Question, programs: Programs, max_payload: int) -> Prepared:
-    """``prepare`` for event loops."""
-    made, pieces = _encoded(question, programs, max_payload)
-    return made(await astore(pieces))
-
-
-def _encoded(
-    question: Question, programs: Programs, max_payload: int
-) -> tuple[Callable[[Payload], Prepared], list[bytes]]:
-    """What makes the prepared question of its stored inputs, and the inputs to store."""
     request_id, started = secrets.token_hex(8), time.monotonic()
     try:
         wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
         sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
         spec = make(question.module, sig, question.options)
         program, name = programs.encoded(spec)
-        pieces, types = encode_pieces(inputs, where="inputs")
-        check_arguments(pieces, max_payload)
+        stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
     except DspexError as error:
         raise error.for_request(request_id)  # noqa: B904 (it is the same error)
-    return (
-        lambda stored: Prepared(question, request_id, started, spec.module, program, name, stored, types)
-    ), pieces
+    return Prepared(question, request_id, started, spec.module, program, name, stored, types)
 
 
 async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
@@ -205,15 +189,18 @@ async def send(prepared: Prepared, pool: LocalPool, models: Models) -> Done:
     """
     question = prepared.question
     try:
+        inputs = prepared.inputs
+        if isinstance(inputs, list):
+            inputs = await astore(inputs)
         try:
             number, lm = await _in_time(models, question, prepared.started)
         except BaseException:
-            discard(prepared.inputs)
+            discard(inputs)
             raise
         return await pool.execute(
             Work(
                 "execute_module",
-                prepared.inputs,
+                inputs,
                 question.deadline,
                 prepared.program,
                 prepared.fingerprint,

@@ -36,6 +36,10 @@ _RETRY = 0.002
 _DESCRIPTOR = array("i").itemsize
 # One is sent at a time, so this is more than enough.
 _ANCILLARY = socket.CMSG_SPACE(2 * _DESCRIPTOR)
+# As plain numbers: an operation on an enum takes as long as the system call.
+_CLOSED_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_CTRUNC)
+_FLAGS = MORE | WITH_BLOB
 
 M = TypeVar("M")
 
@@ -116,23 +120,21 @@ class Channel(Generic[M]):
         Raises:
             PayloadTooLarge: The message is over the limit; nothing was sent.
         """
-        if blob is not None:
-            try:
-                self._send(blob.size.to_bytes(BLOB_SIZE, "little") + encode(message), WITH_BLOB, blob)
-            except BaseException:
+        flag = 0
+        try:
+            data = encode(message)
+            if blob is not None:
+                flag = WITH_BLOB
+                data = blob.size.to_bytes(BLOB_SIZE, "little") + data
+        except BaseException:
+            if blob is not None:
                 blob.close()
-                raise
-        else:
-            self._send(encode(message), 0, None)
-
-    def _send(self, data: bytes, flag: int, blob: Blob | None) -> None:
+            raise
         size = len(data)
         if size > self._limit:
-            raise PayloadTooLarge(
-                f"a message of {size:,} bytes is over the limit of {self._limit:,}; send less, or raise "
-                "Settings(max_payload=...)",
-                details={"size": size, "limit": self._limit},
-            )
+            if blob is not None:
+                blob.close()
+            raise self._too_large(size)
         if size <= MAX_FRAME:
             self._write((size | flag).to_bytes(HEADER, "little") + data, blob)
             return
@@ -142,6 +144,13 @@ class Channel(Generic[M]):
             more = MORE if start + MAX_FRAME < size else 0
             self._write((len(part) | more | flag).to_bytes(HEADER, "little") + part, blob)
             flag, blob = 0, None
+
+    def _too_large(self, size: int) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"a message of {size:,} bytes is over the limit of {self._limit:,}; send less, or raise "
+            "Settings(max_payload=...)",
+            details={"size": size, "limit": self._limit},
+        )
 
     def _write(self, frame: bytes, blob: Blob | None) -> None:
         """Write at once if this is the first frame of the loop's turn, else together with those before it.
@@ -168,7 +177,7 @@ class Channel(Generic[M]):
                 if sent == len(frame):
                     return
                 rest = memoryview(frame)[sent:]
-        self._waiting.append(rest, blob)
+        self._waiting.add(rest, blob)
         if blob is not None and first and len(self._waiting) == 1:
             self._write_some()
 
@@ -232,7 +241,7 @@ class Channel(Generic[M]):
             self._start, self._end = 0, self._end - self._start
         try:
             count, ancillary, flags, _ = self._sock.recvmsg_into(
-                [self._view[self._end :]], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                [self._view[self._end :]], _ANCILLARY, _CLOSED_ON_EXEC
             )
         except (BlockingIOError, InterruptedError):
             return False
@@ -246,8 +255,8 @@ class Channel(Generic[M]):
             self._finish(None if whole else "the channel ended in the middle of a message")
             return False
         self._end += count
-        if ancillary or flags & socket.MSG_CTRUNC:
-            self._receive(ancillary, cut=bool(flags & socket.MSG_CTRUNC))
+        if ancillary or flags & _CUT:
+            self._receive(ancillary, cut=bool(flags & _CUT))
         self._deliver()
         if self._arrived:
             self._check_arrived()
@@ -274,7 +283,7 @@ class Channel(Generic[M]):
     def _deliver(self) -> None:
         while self._reading and self._end - self._start >= HEADER:
             head = int.from_bytes(self._view[self._start : self._start + HEADER], "little")
-            size = head & ~(MORE | WITH_BLOB)
+            size = head & ~_FLAGS
             if size > self._longest_frame:
                 self._finish(f"a frame of {size:,} bytes is over the limit of {self._longest_frame:,}")
                 return
@@ -283,7 +292,7 @@ class Channel(Generic[M]):
                 return
             data = bytes(self._view[begin : begin + size])
             self._start = begin + size
-            if fault := self._fault_of(head, size):
+            if head & _FLAGS and (fault := self._fault_of(head, size)):
                 self._finish(fault)
                 return
             if head & WITH_BLOB:

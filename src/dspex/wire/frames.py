@@ -23,29 +23,26 @@ _VECTORS = 256
 Beside = list[tuple[int, int, "array[int]"]]
 
 
-class FrameQueue:
+class FrameQueue(deque["bytes | memoryview"]):
     """Frames in the order in which they are to be written, some with a blob beside them.
 
     Attributes:
         size: Their bytes.
     """
 
-    __slots__ = ("_blobs", "_frames", "_written", "size")
+    __slots__ = ("_blobs", "_written", "size")
 
     def __init__(self) -> None:
+        super().__init__()
         self.size = 0
-        self._frames: deque[bytes | memoryview] = deque()
         self._blobs: deque[tuple[int, Blob]] = deque()  # with the number of the frame each goes with
         self._written = 0  # frames that have left since the beginning
 
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def append(self, frame: bytes | memoryview, blob: Blob | None) -> None:
+    def add(self, frame: bytes | memoryview, blob: Blob | None) -> None:
         """Add a frame; the queue owns its blob."""
         if blob is not None:
-            self._blobs.append((self._written + len(self._frames), blob))
-        self._frames.append(frame)
+            self._blobs.append((self._written + len(self), blob))
+        self.append(frame)
         self.size += len(frame)
 
     def next(self) -> tuple[list[bytes | memoryview], Beside]:
@@ -54,15 +51,13 @@ class FrameQueue:
         The kernel passes descriptors with the first byte of a call, so a frame with a blob comes first.
         """
         if not self._blobs:
-            return list(islice(self._frames, _VECTORS)), []
+            return list(islice(self, _VECTORS)), []
         number, blob = self._blobs[0]
         if ahead := number - self._written:
-            return list(islice(self._frames, min(_VECTORS, ahead))), []
+            return list(islice(self, min(_VECTORS, ahead))), []
         count = self._blobs[1][0] - number if len(self._blobs) > 1 else _VECTORS
         rights = array("i", [blob.fileno()])
-        return list(islice(self._frames, min(_VECTORS, count))), [
-            (socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)
-        ]
+        return list(islice(self, min(_VECTORS, count))), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
 
     def passed_on(self) -> None:
         """The kernel has the descriptor of the first frame, whatever else of it there is to write."""
@@ -72,17 +67,17 @@ class FrameQueue:
         """The kernel has so many bytes more."""
         self.size -= count
         while count:
-            first = self._frames[0]
+            first = self[0]
             if count < len(first):
-                self._frames[0] = memoryview(first)[count:]
+                self[0] = memoryview(first)[count:]
                 return
             count -= len(first)
-            self._frames.popleft()
+            self.popleft()
             self._written += 1
 
     def clear(self) -> None:
         """Drop all, blobs too."""
-        self._frames.clear()
+        super().clear()
         self.size = 0
         while self._blobs:
             self._blobs.popleft()[1].close()

@@ -11,7 +11,7 @@ import msgspec
 
 from dspex.errors import PayloadTooLarge, ResultTooLarge
 from dspex.wire.blobs import Blob, available
-from dspex.wire.values import WireError, decode
+from dspex.wire.values import WireError, decode, encode_pieces
 
 Payload = bytes | Blob
 
@@ -21,21 +21,38 @@ Payload = bytes | Blob
 #: most of it, they are even from 64 KiB on (``python -m bench --only large``).
 THRESHOLD = 240 * 1024
 # Bytes from which storing takes an event loop more time than the way to a thread and back.
-_THREAD = 2 * 1024 * 1024
+_HEAVY = 2 * 1024 * 1024
 
 
-def check_arguments(pieces: Sequence[bytes], limit: int) -> None:
-    """Refuse arguments that are too large, before they are stored or sent.
+def encode_arguments(
+    value: Any, limit: int, *, where: str, on_loop: bool = False
+) -> tuple[Payload | list[bytes], dict[str, type]]:
+    """Encode and store what a caller sends.
+
+    Args:
+        value: The value.
+        limit: The most bytes that it may have.
+        where: What it is called in messages.
+        on_loop: Whether to leave a value that would hold up an event loop to ``astore``.
+
+    Returns:
+        The stored value, or the pieces for ``astore``; and the classes in it by their name on the wire.
 
     Raises:
-        PayloadTooLarge: They are over the limit.
+        InvalidInput: A part of it cannot be sent.
+        PayloadTooLarge: It is over the limit; nothing was stored or sent.
     """
-    if (size := _size(pieces)) > limit:
+    pieces, types = encode_pieces(value, where=where)
+    size = len(pieces[0]) if len(pieces) == 1 else _size(pieces)
+    if size > limit:
         raise PayloadTooLarge(
             f"arguments of {size:,} bytes are over the limit of {limit:,}; send less, or raise "
             "Settings(max_payload=...)",
             details={"size": size, "limit": limit},
         )
+    if on_loop and size >= _HEAVY:
+        return pieces, types
+    return store(pieces), types
 
 
 def check_result(size: int, limit: int) -> None:
@@ -54,16 +71,23 @@ def check_result(size: int, limit: int) -> None:
 
 def store(pieces: Sequence[bytes]) -> Payload:
     """An encoded value, ready to be sent; its bytes are copied here, without the GIL if they are many."""
-    if available() and _size(pieces) >= THRESHOLD:
+    if len(pieces) == 1 and len(pieces[0]) < THRESHOLD:
+        return pieces[0]
+    if _size(pieces) >= THRESHOLD and available():
         # Without room for a blob it goes as frames: slower, and with the bytes on the loop.
         with contextlib.suppress(OSError):
             return Blob.of(pieces)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(pieces)
+
+
+def is_heavy(pieces: Sequence[bytes]) -> bool:
+    """Whether ``store`` would hold up an event loop, which has ``astore`` for that."""
+    return _size(pieces) >= _HEAVY
 
 
 async def astore(pieces: Sequence[bytes]) -> Payload:
-    """``store`` for event loops, which go on while a large value is copied."""
-    return await asyncio.to_thread(store, pieces) if _size(pieces) >= _THREAD else store(pieces)
+    """``store`` in a thread; the event loop goes on while the bytes are copied."""
+    return await asyncio.to_thread(store, pieces)
 
 
 def take(payload: Payload | msgspec.Raw, types: Mapping[str, type] | None = None) -> Any:
@@ -96,11 +120,6 @@ def discard(payload: Payload | msgspec.Raw) -> None:
     """Let go of a payload that nobody will read."""
     if isinstance(payload, Blob):
         payload.close()
-
-
-def size_of(payload: Payload | msgspec.Raw) -> int:
-    """Its bytes."""
-    return payload.size if isinstance(payload, Blob) else len(memoryview(payload))
 
 
 def _size(pieces: Sequence[bytes]) -> int:

@@ -13,6 +13,7 @@ from dspex.wire.codes import pack
 LARGE = 128 * 1024
 # Where large parts are looked for: in containers with this many parts at most, this deep.
 _WIDE = 32
+_MAY_BE_LARGE = frozenset({bytes, Ext, dict, list})
 _DEEP = 3
 _MAP, _LIST, _BYTES, _EXT = b"\xdf", b"\xdd", b"\xc6", b"\xc9"
 
@@ -39,7 +40,7 @@ def _has_large(node: Any, deep: int) -> bool:
         return len(node.data) >= LARGE
     if (kind is dict or kind is list) and deep and len(node) <= _WIDE:
         for part in node.values() if kind is dict else node:
-            if _has_large(part, deep - 1):
+            if type(part) in _MAY_BE_LARGE and _has_large(part, deep - 1):
                 return True
     return False
 

@@ -38,7 +38,7 @@ from dspex.wire.messages import (
     WorkerOptions,
     read_by_worker,
 )
-from dspex.wire.payloads import Payload, astore, check_result, discard, size_of
+from dspex.wire.payloads import Payload, astore, check_result, discard, is_heavy, store
 from dspex.worker import faults
 from dspex.worker.build import LMs, Programs
 from dspex.worker.commands import Commands
@@ -141,13 +141,14 @@ class Worker:
         """Send the arguments back as they came; nothing touches their bytes."""
         self.done += 1
         try:
-            check_result(size_of(args), self._max_result)
-            if not isinstance(args, Blob):
-                self._channel.send(Result(number, args))
-            elif args.lost:
-                raise PythonError("the arguments did not reach the worker: it has no descriptor free")
-            else:
+            if isinstance(args, Blob):
+                check_result(args.size, self._max_result)
+                if args.lost:
+                    raise PythonError("the arguments did not reach the worker: it has no descriptor free")
                 self._channel.send(Result(number, NOTHING), args)
+            else:
+                check_result(len(memoryview(args)), self._max_result)
+                self._channel.send(Result(number, args))
         except DspexError as error:
             discard(args)
             self._send_fault(Fault(number, error.to_wire()))
@@ -170,7 +171,7 @@ class Worker:
         try:
             pieces = await self._commands.run(call, args)
             check_result(sum(map(len, pieces)), self._max_result)
-            result = await astore(pieces)
+            result = await astore(pieces) if is_heavy(pieces) else store(pieces)
             del pieces
         except asyncio.CancelledError as raised:
             if self._ended.is_set():
