@@ -19,6 +19,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 from array import array
 from collections import deque
 from collections.abc import Callable
@@ -40,6 +41,7 @@ _ANCILLARY = socket.CMSG_SPACE(2 * _DESCRIPTOR)
 _CLOSED_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
 _CUT = int(socket.MSG_CTRUNC)
 _FLAGS = MORE | WITH_BLOB
+_read_head = struct.Struct("<I").unpack_from
 
 M = TypeVar("M")
 
@@ -82,6 +84,7 @@ class Channel(Generic[M]):
         self._longest_frame = min(limit, MAX_FRAME)
         self._buffer = bytearray(2 * (MAX_FRAME + HEADER))
         self._view = memoryview(self._buffer)
+        self._whole = [self._view]
         self._start = self._end = 0
         self._parts: list[bytes] = []
         self._parts_size = 0
@@ -236,13 +239,16 @@ class Channel(Generic[M]):
 
     def _read_some(self) -> bool:
         """Read once and deliver what is whole; False when there was nothing."""
-        if len(self._view) - self._end < HEADER + MAX_FRAME // 2:
-            self._view[: self._end - self._start] = self._view[self._start : self._end]
-            self._start, self._end = 0, self._end - self._start
+        free = self._whole
+        if self._start == self._end:
+            self._start = self._end = 0  # the same few lines of cache, while messages are small
+        else:
+            if len(self._view) - self._end < HEADER + MAX_FRAME // 2:
+                self._view[: self._end - self._start] = self._view[self._start : self._end]
+                self._start, self._end = 0, self._end - self._start
+            free = [self._view[self._end :]]
         try:
-            count, ancillary, flags, _ = self._sock.recvmsg_into(
-                [self._view[self._end :]], _ANCILLARY, _CLOSED_ON_EXEC
-            )
+            count, ancillary, flags, _ = self._sock.recvmsg_into(free, _ANCILLARY, _CLOSED_ON_EXEC)
         except (BlockingIOError, InterruptedError):
             return False
         except ConnectionResetError:
@@ -282,7 +288,7 @@ class Channel(Generic[M]):
 
     def _deliver(self) -> None:
         while self._reading and self._end - self._start >= HEADER:
-            head = int.from_bytes(self._view[self._start : self._start + HEADER], "little")
+            (head,) = _read_head(self._buffer, self._start)
             size = head & ~_FLAGS
             if size > self._longest_frame:
                 self._finish(f"a frame of {size:,} bytes is over the limit of {self._longest_frame:,}")
