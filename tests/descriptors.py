@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import struct
 from pathlib import Path
 
@@ -14,6 +15,24 @@ _MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}
 def descriptors() -> int:
     """How many this process has open."""
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (one that is listed may be gone)
+
+
+def leave_free(count: int) -> None:
+    """Lower the limit of open files until this process can open only so many more."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limit = free = 0
+    while free <= count:
+        limit += 1
+        free += not _is_open(limit)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def memories() -> int:

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import gc
 import os
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from dspex.wire import blobs, payloads, pieces
 from dspex.wire.blobs import Blob, BlobError
 from dspex.wire.codes import pack, unpack
 from dspex.wire.values import WireError, encode_pieces
-from tests.descriptors import descriptors, memories, refuse_memfd
+from tests.descriptors import descriptors, leave_free, memories, refuse_memfd
 from tests.fresh import fresh
 from tests.large import file, sealed, unsealed
 
@@ -238,7 +237,7 @@ def test_without_memfd_everything_goes_through_the_channel() -> None:
 def _without_descriptors() -> list[bool]:
     data = b"x" * MiB
     blobs.available()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() - 1, 4096))
+    leave_free(0)
     return [payloads.store([data, b"y"]) == data + b"y", blobs.available()]
 
 

@@ -18,7 +18,7 @@ from dspex.wire.blobs import Blob
 from dspex.wire.frames import MAX_FRAME, WITH_BLOB
 from dspex.wire.messages import FromWorker, encode
 from tests.channels import GOOD, MORE, End, both, framed, message, one, same, turns, until
-from tests.descriptors import descriptors, memories
+from tests.descriptors import descriptors, leave_free, memories
 from tests.fresh import fresh
 from tests.large import sealed
 
@@ -343,10 +343,10 @@ def _receiver_is_full() -> list[object]:
             left.send(message(0))
             await until(lambda: right.arrived)
             left.send(message(1), Blob.of([b"first"]))
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() - 3, most))
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            leave_free(0)
             await until(lambda: len(right.arrived) == 2)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             left.send(message(2), Blob.of([b"second"]))
             await until(lambda: len(right.arrived) == 3)
             first, second = right.blobs[1:]

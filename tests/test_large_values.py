@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import threading
 import time
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 
 import dspex
-from tests.descriptors import descriptors, memories
+from tests.descriptors import descriptors, leave_free, memories
+from tests.fresh import fresh
 from tests.processes import until
 from tests.provider import Provider, Reply, Request, echo, hanging
 
@@ -264,6 +266,34 @@ def test_closing_lets_go_of_what_waits_and_runs() -> None:
     executor.shutdown()
     assert memories() == 0
     assert descriptors() <= before
+
+
+def _few_descriptors() -> list[str]:
+    pools = {"general": dspex.PoolOptions(workers=1)}
+    value = b"x" * MiB
+    found = []
+    with dspex.Runtime(pools=pools, settings=SETTINGS) as runtime:
+        pool = runtime.pool()
+        assert pool.execute("echo", {"value": value}) == {"value": value}
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for free in (0, 1, 2, 3):
+            leave_free(free)
+            try:
+                found.append("same" if pool.execute("echo", {"value": value})["value"] == value else "other")
+            except dspex.DspexError as error:
+                found.append(error.code)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        found.append(pool.execute("ping"))
+        found.append(str(memories()))
+    return found
+
+
+def test_with_too_few_descriptors_only_the_large_call_fails() -> None:
+    """A service with all its descriptors in use would lose a worker, and its neighbours' calls."""
+    through_the_socket, not_passed_on, *rest = fresh(_few_descriptors)
+    assert through_the_socket == "same"
+    assert not_passed_on == "pool_saturated"
+    assert rest == ["python_error", "same", "pong", "0"]
 
 
 # Workers that are not ours any more
