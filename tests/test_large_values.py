@@ -276,7 +276,7 @@ def _few_descriptors() -> list[str]:
         pool = runtime.pool()
         assert pool.execute("echo", {"value": value}) == {"value": value}
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        for free in (0, 1, 2, 3):
+        for free in (0, 1, 2):
             leave_free(free)
             try:
                 found.append("same" if pool.execute("echo", {"value": value})["value"] == value else "other")
@@ -290,10 +290,8 @@ def _few_descriptors() -> list[str]:
 
 def test_with_too_few_descriptors_only_the_large_call_fails() -> None:
     """A service with all its descriptors in use would lose a worker, and its neighbours' calls."""
-    through_the_socket, not_passed_on, *rest = fresh(_few_descriptors)
-    assert through_the_socket == "same"
-    assert not_passed_on == "pool_saturated"
-    assert rest == ["python_error", "same", "pong", "0"]
+    # None: through the socket. One: for the blob, and none to pass it on. Two are enough.
+    assert fresh(_few_descriptors) == ["same", "pool_saturated", "same", "pong", "0"]
 
 
 # Workers that are not ours any more
