@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dspex.wire.channel import MAX_FRAME, Channel
+from dspex.wire.blobs import Blob
+from dspex.wire.channel import Channel
+from dspex.wire.frames import MAX_FRAME
 from dspex.wire.messages import FromWorker, Result, encode, read_from_worker
 
 if TYPE_CHECKING:
@@ -53,13 +55,24 @@ class End:
     """One end of a channel, and what happened at it."""
 
     def __init__(
-        self, sock: socket.socket, *, limit: int = LIMIT, then: Callable[[FromWorker], None] | None = None
+        self,
+        sock: socket.socket,
+        *,
+        limit: int = LIMIT,
+        blob_limit: int = LIMIT,
+        then: Callable[[FromWorker], None] | None = None,
     ) -> None:
         self.arrived: list[FromWorker] = []
+        self.blobs: list[Blob | None] = []
         self.reasons: list[str | None] = []
         self._then = then
         self.channel: Channel[FromWorker] = Channel(
-            sock, read_from_worker, on_message=self._take, on_close=self.reasons.append, limit=limit
+            sock,
+            read_from_worker,
+            on_message=self._take,
+            on_close=self.reasons.append,
+            limit=limit,
+            blob_limit=blob_limit,
         )
         self.send = self.channel.send
 
@@ -72,8 +85,9 @@ class End:
         """A method, for mypy believes that an attribute stays as it was."""
         return self.channel.congested
 
-    def _take(self, arrived: FromWorker) -> None:
+    def _take(self, arrived: FromWorker, blob: Blob | None) -> None:
         self.arrived.append(arrived)
+        self.blobs.append(blob)
         if self._then is not None:
             self._then(arrived)
 

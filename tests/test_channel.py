@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 
-from dspex.wire.channel import MAX_FRAME
+from dspex.wire.frames import MAX_FRAME
 from dspex.wire.messages import encode
 from tests.channels import MiB, both, drain, framed, message, one, same, sized, turns, until
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspex.errors import PayloadTooLarge
-from dspex.wire.channel import MAX_FRAME
+from dspex.wire.frames import MAX_FRAME
 from dspex.wire.messages import Cancel, Fault, FromWorker, Result, encode
 from tests.channels import GOOD, End, MiB, both, framed, message, one, same, sized, turns, until
 

@@ -24,7 +24,7 @@ from dspex.wire.messages import (
     read_from_zygote,
 )
 
-FORK = Fork(7, WorkerOptions(slots=64, allow_modules=["shop"], max_payload=1024))
+FORK = Fork(7, WorkerOptions(slots=64, allow_modules=["shop"], max_payload=1024, max_result=1024))
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -19,7 +19,9 @@ import dspex
 from tests.processes import alive, lines, until
 from tests.provider import Provider, Reply, Request, delayed, echo, hanging
 
-SETTINGS = dspex.Settings(allow_modules=("tests.stuck",), max_payload=8 * 1024 * 1024)
+SETTINGS = dspex.Settings(
+    allow_modules=("tests.stuck",), max_payload=8 * 1024 * 1024, max_result=8 * 1024 * 1024
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 import dspex
 from dspex.testing import Drop, Failure, InProcessRuntime, Reply, Request, ScriptedLM, raw
 
-SETTINGS = dspex.Settings(allow_modules=("tests.commands",), max_payload=256 * 1024)
+SETTINGS = dspex.Settings(allow_modules=("tests.commands",), max_payload=256 * 1024, max_result=256 * 1024)
 QA = "question -> answer"
 
 

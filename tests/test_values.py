@@ -1008,7 +1008,7 @@ def test_more_than_messagepack_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     def pack(_: Any) -> bytes:
         raise msgspec.EncodeError("Can't encode strings longer than 2**32 - 1")
 
-    monkeypatch.setattr("dspex.wire.writer.pack", pack)
+    monkeypatch.setattr("dspex.wire.pieces.pack", pack)
     with pytest.raises(InvalidInput, match="larger than 4 GiB"):
         encode("x")
     with pytest.raises(ResultTooLarge, match="larger than 4 GiB"):

@@ -176,7 +176,7 @@ class DSPyAdapter:
         question = self._question(
             prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
         )
-        prepared = prepare(question, self._open.programs)
+        prepared = prepare(question, self._open.programs, self._open.core.settings.max_payload)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
         return self._response(read(prepared, done))
 
@@ -196,7 +196,8 @@ class DSPyAdapter:
         question = self._question(
             prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
         )
-        prepared = prepare(question, self._open.programs)
+        largest = self._open.core.settings.max_payload
+        prepared = prepare(question, self._open.programs, largest, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
 

@@ -12,6 +12,7 @@ import os
 import re
 import select
 import socket
+import tempfile
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -144,7 +145,7 @@ def _serve(configuration: Configuration) -> tuple[Answer, Any]:
 
     # The library raises the same sentence for every cause. The cause is in its log, which is kept while
     # the model loads; after that it could hold parts of prompts, and goes nowhere.
-    log = os.memfd_create("llama-log")
+    log = _scratch()
     nowhere = os.dup(2)
     os.dup2(log, 2)
     try:
@@ -156,6 +157,15 @@ def _serve(configuration: Configuration) -> tuple[Answer, Any]:
         os.dup2(nowhere, 2)
         os.close(nowhere)
         os.close(log)
+
+
+def _scratch() -> int:
+    """A descriptor of a file that nobody else has: in memory, or on disk where a sandbox refuses that."""
+    try:
+        return os.memfd_create("llama-log")
+    except OSError:
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
 
 
 def _parameters(xllamacpp: Any, configuration: Configuration) -> Any:

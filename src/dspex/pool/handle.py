@@ -16,8 +16,10 @@ from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks, limits
 from dspex.process.group import kill_group
+from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
+    NOTHING,
     PROTOCOL,
     Call,
     Cancel,
@@ -59,9 +61,10 @@ class WorkerHandle:
         *,
         slots: int,
         limit: int,
+        max_result: int,
         gates: Gates,
         on_ready: Callable[[WorkerHandle], None],
-        on_answer: Callable[[WorkerHandle, Work | None, Result | Fault], None],
+        on_answer: Callable[[WorkerHandle, Work | None, Result | Fault, Blob | None], None],
         on_death: Callable[[WorkerHandle, int | None], None],
         on_drained: Callable[[], None],
     ) -> None:
@@ -91,6 +94,7 @@ class WorkerHandle:
             on_message=self._on_message,
             on_close=self._on_channel_end,
             limit=limit,
+            blob_limit=max_result,
             on_drained=on_drained,
         )
         self._permits = WorkerPermits(gates, self._channel.send)
@@ -117,7 +121,12 @@ class WorkerHandle:
         return fingerprint in self._warm
 
     def start(self, work: Work, permit: Permit | None) -> None:
-        """Give it a call, with the permit for its first LM request if it has an LM."""
+        """Give it a call, with the permit for its first LM request if it has an LM.
+
+        Raises:
+            PayloadTooLarge: The message would be too large.
+            OSError: No descriptor is free for its arguments.
+        """
         number = self._next
         self._next += 1
         self.in_flight[number] = work
@@ -134,17 +143,23 @@ class WorkerHandle:
                 self._warm.popitem(last=False)
         work.attempts += 1
         work.started = time.monotonic()
+        blob, args = None, NOTHING
+        if isinstance(work.args, Blob):
+            blob = work.args.copy()
+        else:
+            args = msgspec.Raw(work.args)
         self._channel.send(
             Call(
                 number,
                 work.command,
                 work.deadline,
-                msgspec.Raw(work.args),
+                args,
                 msgspec.Raw(work.program),
                 work.fingerprint,
                 work.lm_number,
                 seat,
-            )
+            ),
+            blob,
         )
 
     def _introduce(self, work: Work) -> None:
@@ -195,12 +210,16 @@ class WorkerHandle:
 
     # What it says
 
-    def _on_message(self, message: FromWorker) -> None:
+    def _on_message(self, message: FromWorker, blob: Blob | None) -> None:
+        if blob is not None and not isinstance(message, Result):
+            blob.close()
+            self.kill(f"it sent a blob with a {type(message).__name__}")
+            return
         match message:
             case Result() | Fault():
                 self.done += 1
                 self._permits.end_call(message.id)
-                self._on_answer(self, self.in_flight.pop(message.id, None), message)
+                self._on_answer(self, self.in_flight.pop(message.id, None), message, blob)
             case LmDone():
                 self._permits.done(message, self.in_flight.get(message.call))
             case LmAsk():

@@ -11,7 +11,6 @@ import msgspec
 from dspex.errors import (
     DspexError,
     InvalidInput,
-    PayloadTooLarge,
     PoolClosed,
     PoolSaturated,
     PoolUnhealthy,
@@ -30,7 +29,9 @@ from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
+from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
+from dspex.wire.payloads import discard, size_of
 
 # Weight of the newest call in the running mean of how long one takes, for retry_after.
 _NEWEST = 0.1
@@ -59,7 +60,9 @@ class LocalPool:
     ) -> None:
         self.name = name
         self._options = options
-        self._max_payload = settings.max_payload
+        self._max_result = settings.max_result
+        # Where blobs cannot be had, all of a payload goes through the channel.
+        self._limit = max(settings.max_payload, settings.max_result) + ENVELOPE
         self._gates = gates
         gates.on_room.append(self._on_room)
         gates.on_watch.append(self._on_watch)
@@ -72,7 +75,9 @@ class LocalPool:
         self._supervisor = Supervisor(
             options.workers or limits.cores(),
             zygote,
-            WorkerOptions(options.slots, list(settings.allow_modules), settings.max_payload),
+            WorkerOptions(
+                options.slots, list(settings.allow_modules), settings.max_payload, settings.max_result
+            ),
             self._make_handle,
             self._on_exit,
             self._on_change,
@@ -97,7 +102,7 @@ class LocalPool:
             await self._changed.wait()
 
     async def execute(self, work: Work) -> Done:
-        """Run a call to its end.
+        """Run a call to its end; its arguments stay the caller's, who lets go of them afterwards.
 
         When the waiting task is cancelled, the work is stopped.
 
@@ -115,6 +120,8 @@ class LocalPool:
         except asyncio.CancelledError:
             if work.future.cancelled():
                 self._abandon(work)
+            elif work.future.exception() is None:  # it was answered in the same turn
+                discard(work.future.result().value)
             raise
 
     def stats(self) -> PoolStats:
@@ -147,12 +154,6 @@ class LocalPool:
     def _admit(self, work: Work) -> None:
         if self._closed:
             raise PoolClosed(f"the pool {self.name!r} is closed; open another runtime")
-        if len(work.args) > self._max_payload:
-            raise PayloadTooLarge(
-                f"arguments of {len(work.args):,} bytes are over the limit of {self._max_payload:,}; send "
-                "less, or raise Settings(max_payload=...)",
-                details={"size": len(work.args), "limit": self._max_payload},
-            )
         if work.overdue:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
@@ -216,7 +217,7 @@ class LocalPool:
     def _take_seat(self, work: Work) -> bool:
         """Whether the call's first LM request may be sent; if so, the call has the permit."""
         if work.gate is not None:
-            work.seat = work.gate.seat(len(work.args))
+            work.seat = work.gate.seat(size_of(work.args))
             return work.seat is not None
         return True
 
@@ -229,8 +230,19 @@ class LocalPool:
             worker.start(work, seat)
         except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
             worker.not_started(work)
-            refused = InvalidInput(f"the call cannot be sent: {type(error).__name__}: {error}")
-            self._end(work, error if isinstance(error, DspexError) else refused)
+            self._end(work, self._not_sent(error))
+
+    def _not_sent(self, error: Exception) -> DspexError:
+        if isinstance(error, DspexError):
+            return error
+        if isinstance(error, OSError):
+            return PoolSaturated(
+                f"the arguments cannot be passed on: {error.strerror}; make fewer large calls at once, or "
+                "raise the limit of open files (`ulimit -n`)",
+                details={"queued": len(self._queue)},
+                retry_after=self._retry_after(),
+            )
+        return InvalidInput(f"the call cannot be sent: {type(error).__name__}: {error}")
 
     def _pump(self) -> None:
         """Give waiting calls to workers while there are both."""
@@ -255,6 +267,8 @@ class LocalPool:
         if work.timer is not None:
             work.timer.cancel()
         if work.abandoned or work.future.done():
+            if isinstance(outcome, Done):
+                discard(outcome.value)
             return
         if isinstance(outcome, Done):
             self._counters["ok"] += 1
@@ -277,18 +291,20 @@ class LocalPool:
             work.worker.cancel(work)
             work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "cancelled")
 
-    def _on_answer(self, worker: WorkerHandle, work: Work | None, answer: Result | Fault) -> None:
+    def _on_answer(
+        self, worker: WorkerHandle, work: Work | None, answer: Result | Fault, blob: Blob | None
+    ) -> None:
         self._supervisor.answered()
         if work is None:
             self._counters["late_replies"] += 1
+            if blob is not None:
+                blob.close()
             return
         work.worker = None
         if isinstance(answer, Result):
             queued = (work.started or work.admitted) - work.admitted
-            self._end(
-                work,
-                Done(answer.value, work.requests, worker.number, work.attempts, queued, answer.seconds),
-            )
+            value = answer.value if blob is None else blob
+            self._end(work, Done(value, work.requests, worker.number, work.attempts, queued, answer.seconds))
             self._mean_seconds += _NEWEST * (answer.seconds - self._mean_seconds)
         else:
             error = from_wire(answer.error)
@@ -309,7 +325,8 @@ class LocalPool:
         return WorkerHandle(
             forkling,
             slots=self._options.slots,
-            limit=self._max_payload + ENVELOPE,
+            limit=self._limit,
+            max_result=self._max_result,
             gates=self._gates,
             on_ready=self._supervisor.ready,
             on_answer=self._on_answer,

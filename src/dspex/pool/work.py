@@ -13,6 +13,8 @@ from dspex.errors import PythonTimeout
 from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
 from dspex.types import LMRequest, LMSpec
+from dspex.wire.blobs import Blob
+from dspex.wire.payloads import Payload
 
 if TYPE_CHECKING:
     from dspex.pool.handle import WorkerHandle
@@ -23,7 +25,7 @@ class Done:
     """What a call came back with.
 
     Attributes:
-        value: The result, still encoded.
+        value: The result, still encoded; a blob is closed by who reads it.
         requests: The LM requests that were made for it, those of workers that were lost included.
         worker: Number of the worker that answered.
         attempts: How many workers it was given to.
@@ -31,7 +33,7 @@ class Done:
         seconds: How long the worker ran it.
     """
 
-    value: msgspec.Raw
+    value: msgspec.Raw | Blob
     requests: list[LMRequest]
     worker: int
     attempts: int
@@ -45,7 +47,8 @@ class Work:
 
     Attributes:
         command: The worker's command.
-        args: Its encoded arguments.
+        args: Its encoded arguments; a blob stays open until the call's one end, for it may be sent to a
+            second worker.
         deadline: Monotonic second at which it has to stop; None never.
         program: The encoded program spec, if it runs one.
         fingerprint: What workers keep that program by.
@@ -65,7 +68,7 @@ class Work:
     """
 
     command: str
-    args: bytes
+    args: Payload
     deadline: float | None = None
     program: bytes = b"\xc0"
     fingerprint: bytes = b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +11,19 @@ from typing import Any
 from dspex.errors import DspexError, InvalidInput, InvalidOption
 from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
-from dspex.runtime.call import Prepared, Programs, Question, deadline_in, prepare, read, read_value, send
+from dspex.runtime.call import (
+    Prepared,
+    Programs,
+    Question,
+    deadline_in,
+    prepare,
+    read,
+    read_value,
+    send,
+)
 from dspex.runtime.core import Core
 from dspex.runtime.portal import Portal
-from dspex.wire.values import Encoded, encode
+from dspex.wire.payloads import Payload, astore, discard, encode_arguments
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
 _MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm")
@@ -24,7 +34,8 @@ class _Command:
     """A command that was checked and encoded."""
 
     name: str
-    args: Encoded
+    args: Payload | list[bytes]
+    types: Mapping[str, type]
     deadline: float | None
     request_id: str
 
@@ -44,6 +55,7 @@ class Bridge:
         self._portal = portal
         self._programs = programs
         self._name = name
+        self._max_payload = core.settings.max_payload
 
     def execute(
         self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
@@ -76,27 +88,34 @@ class Bridge:
         if command == "configure_lm":
             name, lm = _profile(args or {})
             return await self._portal.wait(lambda: self._configure(name, lm))
-        prepared = self._prepare(command, args, timeout)
+        prepared = self._prepare(command, args, timeout, on_loop=True)
         return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
     def _prepare(
-        self, command: str, args: dict[str, Any] | None, timeout: float | None
+        self, command: str, args: dict[str, Any] | None, timeout: float | None, *, on_loop: bool = False
     ) -> Prepared | _Command:
         deadline = deadline_in(timeout)
         if not _is_text(command):
             raise InvalidOption(f"a command is named by text, not {command!a}")
         if command in _MODULE_COMMANDS:
-            return prepare(_question(args or {}, deadline), self._programs)
-        return _Command(command, encode(args, where="args"), deadline, secrets.token_hex(8))
+            question = _question(args or {}, deadline)
+            return prepare(question, self._programs, self._max_payload, on_loop=on_loop)
+        stored, types = encode_arguments(args, self._max_payload, where="args", on_loop=on_loop)
+        return _Command(command, stored, types, deadline, secrets.token_hex(8))
 
     async def _send(self, prepared: Prepared | _Command) -> Done:
         pool = self._core.pool(self._name)
         if isinstance(prepared, Prepared):
             return await send(prepared, partial(self._core.pool, self._name), self._core.models)
+        args = prepared.args
+        if isinstance(args, list):
+            args = await astore(args)
         try:
-            return await pool.execute(Work(prepared.name, prepared.args.data, prepared.deadline))
+            return await pool.execute(Work(prepared.name, args, prepared.deadline))
         except DspexError as error:
             raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
+        finally:
+            discard(args)
 
     async def _configure(self, name: str | None, lm: LM) -> dict[str, Any]:
         # Calls carry their LM, so this reaches every worker, those that start later too.
@@ -107,7 +126,7 @@ class Bridge:
     def _read(prepared: Prepared | _Command, done: Done) -> Any:
         if isinstance(prepared, Prepared):
             return read(prepared, done).outputs
-        return read_value(done.value, prepared.args.types, prepared.request_id)
+        return read_value(done.value, prepared.types, prepared.request_id)
 
 
 def _profile(args: dict[str, Any]) -> tuple[str | None, LM]:

@@ -23,7 +23,9 @@ from dspex.program.fingerprint import fingerprint
 from dspex.program.spec import ProgramSpec, make
 from dspex.runtime.models import Models, Resolved
 from dspex.types import LMRequest, LMSpec, Usage
-from dspex.wire.values import Encoded, WireError, decode, encode
+from dspex.wire.blobs import Blob
+from dspex.wire.payloads import Payload, astore, discard, encode_arguments, take
+from dspex.wire.values import WireError
 
 _log = logging.getLogger("dspex.runtime")
 #: The signature of a call that names none.
@@ -143,7 +145,8 @@ class Prepared:
         module: Full name of its module.
         program: The encoded spec.
         fingerprint: What workers keep that program by.
-        inputs: The encoded inputs, with their types.
+        inputs: The encoded inputs, in pieces if they are still to be stored; ``send`` lets go of them.
+        types: The classes in the inputs, by their name on the wire.
     """
 
     question: Question
@@ -152,11 +155,18 @@ class Prepared:
     module: str
     program: bytes
     fingerprint: bytes
-    inputs: Encoded
+    inputs: Payload | list[bytes]
+    types: Mapping[str, type]
 
 
-def prepare(question: Question, programs: Programs) -> Prepared:
+def prepare(question: Question, programs: Programs, max_payload: int, *, on_loop: bool = False) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
+
+    Args:
+        question: The question.
+        programs: The runtime's encoded programs.
+        max_payload: The most bytes that the inputs may have.
+        on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
     Raises:
         Refused: Something in it is wrong; no LM is asked.
@@ -167,14 +177,14 @@ def prepare(question: Question, programs: Programs) -> Prepared:
         sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
         spec = make(question.module, sig, question.options)
         program, name = programs.encoded(spec)
-        encoded = encode(inputs, where="inputs")
+        stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
     except DspexError as error:
         raise error.for_request(request_id)  # noqa: B904 (it is the same error)
-    return Prepared(question, request_id, started, spec.module, program, name, encoded)
+    return Prepared(question, request_id, started, spec.module, program, name, stored, types)
 
 
 async def send(prepared: Prepared, pool_for: Callable[[LMSpec], LocalPool], models: Models) -> Done:
-    """Take a prepared question through the pool, on the runtime's loop.
+    """Take a prepared question through the pool, on the runtime's loop. Its inputs are let go of.
 
     Args:
         prepared: The question.
@@ -184,36 +194,48 @@ async def send(prepared: Prepared, pool_for: Callable[[LMSpec], LocalPool], mode
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
     """
-    question, repeatable = prepared.question, catalogue.find(prepared.module).repeatable
     try:
-        lm = await _in_time(models, question, prepared.started)
+        stored = prepared.inputs
+        inputs = await astore(stored) if isinstance(stored, list) else stored
         try:
-            return await pool_for(lm.spec).execute(_work(prepared, lm, repeatable=repeatable))
-        except LMAuth as refusal:
-            # A key that a function or a file gives may have been renewed there meanwhile.
-            newer = await _in_time(models, question, prepared.started, refused=lm.spec.api_key)
-            if newer == lm or not repeatable:
-                raise
-            _log.info("the key of %s was refused and has changed since: asking again", lm.spec.model)
-            done = await pool_for(newer.spec).execute(_work(prepared, newer, repeatable=repeatable))
-            return replace(done, requests=[*_requests_of(refusal), *done.requests])
+            return await _ask(prepared, inputs, pool_for, models)
+        finally:
+            discard(inputs)
     except DspexError as error:
         raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
 
 
-def _work(prepared: Prepared, lm: Resolved, *, repeatable: bool) -> Work:
-    return Work(
-        "execute_module",
-        prepared.inputs.data,
-        prepared.question.deadline,
-        prepared.program,
-        prepared.fingerprint,
-        lm.number,
-        lm.spec,
-        lm.gate,
-        repeatable,
-        admitted=prepared.started,
-    )
+async def _ask(
+    prepared: Prepared, inputs: Payload, pool_for: Callable[[LMSpec], LocalPool], models: Models
+) -> Done:
+    """Ask with the LM's key, and once more if it was refused and has been renewed meanwhile."""
+    repeatable = catalogue.find(prepared.module).repeatable
+
+    def work(lm: Resolved) -> Work:
+        return Work(
+            "execute_module",
+            inputs,
+            prepared.question.deadline,
+            prepared.program,
+            prepared.fingerprint,
+            lm.number,
+            lm.spec,
+            lm.gate,
+            repeatable,
+            admitted=prepared.started,
+        )
+
+    lm = await _in_time(models, prepared.question, prepared.started)
+    try:
+        return await pool_for(lm.spec).execute(work(lm))
+    except LMAuth as refusal:
+        # A function or a file may give another key by now.
+        newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.api_key)
+        if newer == lm or not repeatable:
+            raise
+        _log.info("the key of %s was refused and has changed since: asking again", lm.spec.model)
+        done = await pool_for(newer.spec).execute(work(newer))
+        return replace(done, requests=[*_requests_of(refusal), *done.requests])
 
 
 def _requests_of(error: DspexError) -> list[LMRequest]:
@@ -226,19 +248,19 @@ def read(prepared: Prepared, done: Done) -> Answer:
     Raises:
         PythonError: The worker's answer cannot be read.
     """
-    answer = read_value(done.value, prepared.inputs.types, prepared.request_id)
+    answer = read_value(done.value, prepared.types, prepared.request_id)
     seconds = time.monotonic() - prepared.started
     return Answer(answer["outputs"], answer.get("completions"), done, prepared.request_id, seconds)
 
 
-def read_value(data: msgspec.Raw, types: Mapping[str, type], request_id: str) -> Any:
-    """A value that a worker sent.
+def read_value(value: msgspec.Raw | Blob, types: Mapping[str, type], request_id: str) -> Any:
+    """A value that a worker sent; a blob is closed.
 
     Raises:
         PythonError: It cannot be read.
     """
     try:
-        return decode(data, types)
+        return take(value, types)
     except WireError as error:
         raise PythonError(f"what the worker returned cannot be read: {error}").for_request(
             request_id

@@ -60,8 +60,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             user may come from. Nothing else is ever imported on a caller's word.
         python: The interpreter of the workers; None is the one that runs this process.
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
-        max_payload: Bytes that the arguments of one call may have.
-        max_result: Bytes that the result of one call may have.
+        max_payload: The largest arguments of one call in bytes.
+        max_result: The largest result of one call in bytes.
     """
 
     default_lm: str | None = None

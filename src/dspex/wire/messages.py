@@ -34,7 +34,7 @@ class Call(Message, frozen=True, tag="call"):
         id: Number of the call on this channel; what answers it carries the same number.
         command: Name of the command.
         deadline: When the work has to stop, on the machine's monotonic clock in seconds; None never.
-        args: The arguments, encoded as values.
+        args: The arguments, encoded as values; nothing when a blob beside the message has them.
         program: The encoded ``ProgramSpec``, for commands that run one.
         fingerprint: What the worker keeps a built program by; empty without a program.
         lm: Number of an LM that ``UseLM`` sent on this channel; 0 is none.
@@ -110,7 +110,7 @@ class Result(Message, frozen=True, tag="result"):
 
     Attributes:
         id: The call's number.
-        value: What it returned, encoded as a value.
+        value: What it returned, encoded as a value; nothing when a blob beside the message has it.
         seconds: How long it ran.
     """
 
@@ -196,13 +196,15 @@ class WorkerOptions(Message, frozen=True, tag="options"):
     Attributes:
         slots: Calls that it may be given at once.
         allow_modules: Import path prefixes that commands and engines of the user may come from.
-        max_payload: The largest result in bytes that it may send.
+        max_payload: The largest arguments in bytes that it is sent.
+        max_result: The largest result in bytes that it may send.
         late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
     """
 
     slots: int
     allow_modules: list[str]
     max_payload: int
+    max_result: int
     late_preload: list[str] = []
 
 

@@ -26,7 +26,17 @@ from dspex.wire.writer import MAX_DEPTH, write
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_DEPTH", "Encoded", "Unsendable", "WireError", "decode", "encode", "encode_result"]
+__all__ = [
+    "MAX_DEPTH",
+    "Encoded",
+    "Unsendable",
+    "WireError",
+    "decode",
+    "encode",
+    "encode_pieces",
+    "encode_result",
+    "encode_result_pieces",
+]
 
 _decode_plain = msgspec.msgpack.Decoder(ext_hook=Reader({}).build).decode
 
@@ -56,13 +66,22 @@ def encode(value: Any, *, where: str = "value") -> Encoded:
     Raises:
         InvalidInput: A part of it cannot be sent; the message and ``details["path"]`` say which.
     """
+    pieces, types = encode_pieces(value, where=where)
+    return Encoded(b"".join(pieces), types)
+
+
+def encode_pieces(value: Any, *, where: str = "value") -> tuple[list[bytes], dict[str, type]]:
+    """``encode`` without a copy of large bytes: what has to be joined, and the types.
+
+    Raises:
+        InvalidInput: See ``encode``.
+    """
     try:
-        data, types = write(value, lenient=False)
+        return write(value, lenient=False)
     except Refusal as refusal:
         path = where + refusal.path()
         message = f"{path}: cannot be sent: {refusal.reason}"
         raise InvalidInput(message, details={"path": path}) from refusal.__cause__
-    return Encoded(data, types)
 
 
 def encode_result(value: Any) -> bytes:
@@ -73,6 +92,15 @@ def encode_result(value: Any) -> bytes:
 
     Raises:
         ResultTooLarge: It is nested deeper than ``MAX_DEPTH``, or contains itself.
+    """
+    return b"".join(encode_result_pieces(value))
+
+
+def encode_result_pieces(value: Any) -> list[bytes]:
+    """``encode_result`` without a copy of large bytes: what has to be joined.
+
+    Raises:
+        ResultTooLarge: See ``encode_result``.
     """
     try:
         return write(value, lenient=True)[0]

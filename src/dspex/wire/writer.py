@@ -26,6 +26,7 @@ from dspex.wire.codes import (
     pack,
     type_name,
 )
+from dspex.wire.pieces import pack_in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +43,8 @@ _HINTS: dict[type, str] = {
 }
 
 
-def write(value: Any, *, lenient: bool) -> tuple[bytes, dict[str, type]]:
-    """A value as bytes, and the classes in it by their name on the wire.
+def write(value: Any, *, lenient: bool) -> tuple[list[bytes], dict[str, type]]:
+    """A value as pieces of bytes, and the classes in it by their name on the wire.
 
     Args:
         value: The value.
@@ -65,9 +66,9 @@ def write(value: Any, *, lenient: bool) -> tuple[bytes, dict[str, type]]:
         raise Refusal("a part of it is larger than 4 GiB; send it in pieces", whole=True) from None
 
 
-def _write(value: Any, *, lenient: bool, careful: bool) -> tuple[bytes, dict[str, type]]:
+def _write(value: Any, *, lenient: bool, careful: bool) -> tuple[list[bytes], dict[str, type]]:
     writer = _Writer(lenient=lenient, careful=careful)
-    return pack(writer.each([value], -1, lambda _: "")[0]), writer.types
+    return pack_in_pieces(writer.each([value], -1, lambda _: "")[0]), writer.types
 
 
 class _Writer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import os
@@ -12,14 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import dspy
+import msgspec
 import pydantic
 
 from dspex.errors import InvalidInput, InvalidOption, NotAllowed
 from dspex.program import catalogue
 from dspex.program.spec import make
 from dspex.types import commands as registered
+from dspex.wire.blobs import Blob
 from dspex.wire.messages import Call
-from dspex.wire.values import decode, encode_result
+from dspex.wire.payloads import take
+from dspex.wire.values import encode_result_pieces
 from dspex.worker import faults
 from dspex.worker.allowed import is_allowed
 from dspex.worker.build import build
@@ -28,6 +30,8 @@ from dspex.worker.threads import in_thread
 
 if TYPE_CHECKING:
     from dspex.worker.main import Worker
+
+Args = msgspec.Raw | Blob
 
 
 class Commands:
@@ -39,29 +43,29 @@ class Commands:
         self._imported = False
         # User code has threads of its own: DSPy's acall needs the loop's default executor.
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dspex-command")
-        self._own: dict[str, Callable[[Call], Awaitable[bytes]]] = {
+        self._own: dict[str, Callable[[Call, Args], Awaitable[list[bytes]]]] = {
             "describe": self._describe,
             "get_stats": self._get_stats,
             "execute_module": self._execute_module,
             "run": self._execute_module,
         }
 
-    async def run(self, call: Call) -> bytes:
-        """Run the call's command and return its encoded result."""
+    async def run(self, call: Call, args: Args) -> list[bytes]:
+        """Run the call's command and return its encoded result, in pieces; its arguments are let go of."""
         own = self._own.get(call.command)
         if own is not None:
-            return await own(call)
-        return await self._run_users(call)
+            return await own(call, args)
+        return await self._run_users(call, args)
 
-    async def _execute_module(self, call: Call) -> bytes:
+    async def _execute_module(self, call: Call, args: Args) -> list[bytes]:
         worker = self._worker
         program = worker.programs.get(call.fingerprint, call.program)
         with worker.lms.using(call.lm) as (lm, adapter):
-            return await run_program(program, decode(call.args), lm, adapter)
+            return await run_program(program, take(args), lm, adapter)
 
-    async def _get_stats(self, _call: Call) -> bytes:
+    async def _get_stats(self, _call: Call, _args: Args) -> list[bytes]:
         worker = self._worker
-        return encode_result(
+        return encode_result_pieces(
             {
                 "pid": os.getpid(),
                 "in_flight": len(worker.running) - 1,
@@ -72,13 +76,13 @@ class Commands:
             }
         )
 
-    async def _describe(self, call: Call) -> bytes:
-        asked = decode(call.args) or {}
+    async def _describe(self, _call: Call, args: Args) -> list[bytes]:
+        asked = take(args) or {}
         if unknown := sorted(set(asked) - {"signature", "module"}):
             raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
         if "signature" not in asked:
             await self._load_users()
-            return encode_result(
+            return encode_result_pieces(
                 {
                     "commands": self._known(),
                     "modules": list(catalogue.MODULES),
@@ -88,7 +92,7 @@ class Commands:
         spec = make(asked.get("module", "dspy.Predict"), asked["signature"])
         program = build(spec)
         declared = program.module if isinstance(program.module, dspy.Predict) else program.module.predict
-        return encode_result(
+        return encode_result_pieces(
             {
                 "module": spec.module,
                 "instructions": declared.signature.instructions,
@@ -99,7 +103,7 @@ class Commands:
 
     # Commands of the operator's modules
 
-    async def _run_users(self, call: Call) -> bytes:
+    async def _run_users(self, call: Call, args: Args) -> list[bytes]:
         function = registered.get(call.command)
         if function is None:
             await self._load_users()
@@ -111,7 +115,7 @@ class Commands:
                 f"register it with @dspex.command. Known: {known}",
                 details={"command": call.command},
             )
-        arguments = decode(call.args) or {}
+        arguments = take(args) or {}
         if not isinstance(arguments, dict):
             raise InvalidInput("a command's arguments have to be a dict, by parameter name")
         try:
@@ -119,8 +123,12 @@ class Commands:
         except TypeError as error:
             raise InvalidOption(f"{call.command}: {error}", details={"command": call.command}) from None
         if inspect.iscoroutinefunction(function):
-            return encode_result(await function(**arguments))
-        return encode_result(await in_thread(self._threads, functools.partial(function, **arguments)))
+            return encode_result_pieces(await function(**arguments))
+        # Encoded in the thread, too: a large result would hold up the calls on the loop.
+        encoded: list[bytes] = await in_thread(
+            self._threads, lambda: encode_result_pieces(function(**arguments))
+        )
+        return encoded
 
     def _known(self) -> list[str]:
         return sorted({*self._own, "ping", "echo", "shutdown", *registered})

@@ -16,8 +16,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
-from dspex.errors import Cancelled, DspexError, PythonTimeout, ResultTooLarge
+import msgspec
+
+from dspex.errors import Cancelled, DspexError, PythonError, PythonTimeout
 from dspex.process import forks, lifeline, limits
+from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
     ENVELOPE,
@@ -37,6 +40,7 @@ from dspex.wire.messages import (
     WorkerOptions,
     read_by_worker,
 )
+from dspex.wire.payloads import Payload, astore, check_result, discard, is_heavy, store
 from dspex.worker import faults
 from dspex.worker.build import LMs, Programs
 from dspex.worker.commands import Commands
@@ -77,7 +81,7 @@ class Worker:
         self.done = 0
         self.programs = Programs()
         self.lms = LMs(options.allow_modules)
-        self._limit = options.max_payload
+        self._max_result = options.max_result
         self._commands = Commands(self, options.allow_modules, options.slots)
         self._ended = asyncio.Event()
         self._waiting: set[asyncio.Future[Any]] = set()
@@ -86,7 +90,9 @@ class Worker:
             read_by_worker,
             on_message=self._on_message,
             on_close=self._on_close,
-            limit=options.max_payload + ENVELOPE,
+            # Where blobs cannot be had, all of a payload goes through the channel.
+            limit=max(options.max_payload, options.max_result) + ENVELOPE,
+            blob_limit=options.max_payload,
         )
         self._door = WorkerDoor(self._channel.send)
         # A program that forks must not share the channel with its children.
@@ -119,10 +125,10 @@ class Worker:
             _log.error("the channel to the supervisor ended: %s", reason)
         self._ended.set()
 
-    def _on_message(self, message: ToWorker) -> None:
+    def _on_message(self, message: ToWorker, blob: Blob | None) -> None:
         match message:
             case Call():
-                self._start(message)
+                self._start(message, message.args if blob is None else blob)
             case Cancel(id=number):
                 self._stop(number, Cancelled("the caller went away"))
             case LmGo(ask=ask):
@@ -136,11 +142,10 @@ class Worker:
             case Shutdown():
                 self._ended.set()
 
-    def _start(self, call: Call) -> None:
+    def _start(self, call: Call, args: msgspec.Raw | Blob) -> None:
         match call.command:
             case "echo":
-                self._channel.send(Result(call.id, call.args))
-                self.done += 1
+                self._echo(call.id, args)
             case "ping":
                 self._channel.send(Result(call.id, _PONG))
                 self.done += 1
@@ -153,7 +158,23 @@ class Worker:
                     left = call.deadline - time.monotonic()
                     loop = asyncio.get_running_loop()
                     running.timer = loop.call_later(max(0.0, left), self._expire, call.id)
-                running.task = asyncio.create_task(self._run(call, running))
+                running.task = asyncio.create_task(self._run(call, args, running))
+
+    def _echo(self, number: int, args: msgspec.Raw | Blob) -> None:
+        """Send the arguments back as they came; nothing touches their bytes."""
+        self.done += 1
+        try:
+            if isinstance(args, Blob):
+                check_result(args.size, self._max_result)
+                if args.lost:
+                    raise PythonError("the arguments did not reach the worker: it has no descriptor free")
+                self._channel.send(Result(number, NOTHING), args)
+            else:
+                check_result(len(memoryview(args)), self._max_result)
+                self._channel.send(Result(number, args))
+        except DspexError as error:
+            discard(args)
+            self._send_fault(Fault(number, error.to_wire()))
 
     def _expire(self, number: int) -> None:
         self._stop(number, PythonTimeout("the deadline passed"))
@@ -164,14 +185,17 @@ class Worker:
             running.stop = error
             running.task.cancel()
 
-    async def _run(self, call: Call, running: Running) -> None:
+    async def _run(self, call: Call, args: msgspec.Raw | Blob, running: Running) -> None:
         current.set(CallScope(self._door, call.id, call.deadline, call.seat))
         waiting.set(self._waiting)
         started = time.monotonic()
         error: DspexError | None = None
-        data = b""
+        result: Payload = b""
         try:
-            data = await self._commands.run(call)
+            pieces = await self._commands.run(call, args)
+            check_result(sum(map(len, pieces)), self._max_result)
+            result = await astore(pieces) if is_heavy(pieces) else store(pieces)
+            del pieces
         except asyncio.CancelledError as raised:
             if self._ended.is_set():
                 error = running.stop or Cancelled("the worker is shutting down")
@@ -184,11 +208,13 @@ class Worker:
         del self.running[call.id]
         self.done += 1
         seconds = time.monotonic() - started
-        if error is None and len(data) > self._limit:
-            error = _too_large(len(data), self._limit)
+        discard(args)
         if error is None:
-            self._channel.send(Result(call.id, _raw(data), seconds))
+            value = NOTHING if isinstance(result, Blob) else msgspec.Raw(result)
+            blob = result if isinstance(result, Blob) else None
+            self._channel.send(Result(call.id, value, seconds), blob)
         else:
+            discard(result)
             self._send_fault(Fault(call.id, error.to_wire(), seconds))
 
     def _send_fault(self, fault: Fault) -> None:
@@ -200,21 +226,7 @@ class Worker:
             self._channel.send(Fault(fault.id, bare, fault.seconds))
 
 
-def _raw(data: bytes) -> Any:
-    import msgspec
-
-    return msgspec.Raw(data)
-
-
-def _too_large(size: int, limit: int) -> ResultTooLarge:
-    return ResultTooLarge(
-        f"the result of {size:,} bytes is over the limit of {limit:,}; return less, or raise "
-        "Settings(max_payload=...)",
-        details={"size": size, "limit": limit},
-    )
-
-
-_PONG = _raw(b"\xa4pong")
+_PONG = msgspec.Raw(b"\xa4pong")
 
 
 def become_worker(

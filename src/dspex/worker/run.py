@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 
-from dspex.wire.values import encode_result
+from dspex.wire.values import encode_result_pieces
 from dspex.worker.build import Program
 from dspex.worker.validate import check_inputs
 
@@ -19,8 +19,8 @@ _QUIET = {
 }
 
 
-async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, adapter: Any) -> bytes:
-    """Run the program and return its outputs as an encoded value.
+async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, adapter: Any) -> list[bytes]:
+    """Run the program and return its outputs as an encoded value, in pieces.
 
     The value is a dict with ``outputs``, and with ``completions`` (a list of such outputs) when the model
     was asked for several.
@@ -38,7 +38,7 @@ async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, ada
             {name: _plain(completions[name][index]) for name in program.outputs}
             for index in range(len(completions))
         ]
-    return encode_result(answer)
+    return encode_result_pieces(answer)
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ def pidfd() -> Finding:
 
 
 def memfd() -> Finding:
-    """``memfd_create`` and seals: how large values, and the embedded model's log, are kept in memory."""
+    """``memfd_create`` and seals: how large values pass between processes."""
     message = b"sealed"
     try:
         descriptor = os.memfd_create("dspex-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -40,7 +40,7 @@ def memfd() -> Finding:
     except OSError as error:
         return Finding(
             "warning",
-            f"memfd_create is refused ({error.strerror}): large values and the embedded model need it",
+            f"memfd_create is refused ({error.strerror}): large values go through sockets, which takes longer",
             _ALLOW,
         )
     return Finding("ok" if sealed else "warning", "files in memory can be sealed (memfd_create)")
