@@ -40,7 +40,7 @@ def memfd() -> Finding:
     except OSError as error:
         return Finding(
             "warning",
-            f"memfd_create is refused ({error.strerror}): large values go through sockets, which takes longer",
+            f"memfd_create is refused ({error.strerror}): large values go by socket, which takes longer",
             _ALLOW,
         )
     return Finding("ok" if sealed else "warning", "files in memory can be sealed (memfd_create)")
