@@ -265,7 +265,6 @@ def test_many_calls_at_once_each_get_their_own_answer(provider: Provider) -> Non
     answers = asyncio.run(main())
     assert answers == [f"Number {i}?" for i in (*range(64), *range(32))]
     assert provider.peak_in_flight > 32
-    assert provider.connections <= 64
 
 
 def test_a_cancelled_call_closes_its_request(provider: Provider) -> None:

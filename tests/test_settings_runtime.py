@@ -119,7 +119,7 @@ def test_a_profile_is_the_lm_that_code_would_make() -> None:
     ("text", "line", "says"),
     [
         ('model = "opnai/x"', 3, "lm.a.model: unknown provider 'opnai'; did you mean 'openai'?"),
-        ('model = "gpt-5"', 3, "lm.a.model: a model is written 'provider/name'"),
+        ('model = "gpt-5"', 3, "lm.a.model: did you mean 'openai/gpt-5'? a model is written"),
         ('model = "openai/x"\ntemperature = -1', 4, "lm.a.temperature has to be a number, not -1"),
         ('model = "openai/x"\ntimeout = 0', 4, "lm.a.timeout has to be a number of at least 0.001, not 0"),
         ('model = "openai/x"\nadapter = "yaml"', 4, "lm.a.adapter has to be one of auto, chat, json"),

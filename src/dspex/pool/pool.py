@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections import Counter
 
 import msgspec
 
-from dspex.errors import (
-    DspexError,
-    InvalidInput,
-    PoolClosed,
-    PoolSaturated,
-    PoolUnhealthy,
-    PythonTimeout,
-    QueueTimeout,
-    WorkerLost,
-    from_wire,
-)
+from dspex.errors import DspexError, PoolClosed, PythonTimeout, from_wire
 from dspex.lm.gate import Gate, Gates
+from dspex.pool import endings
 from dspex.pool.handle import WorkerHandle
 from dspex.pool.queue import Queue
 from dspex.pool.scheduler import choose
@@ -97,7 +87,7 @@ class LocalPool:
             if self._closed:
                 raise PoolClosed(f"the pool {self.name!r} was closed while it started")
             if self._supervisor.unhealthy is not None:
-                raise _again(self._supervisor.unhealthy)
+                raise endings.unhealthy_again(self._supervisor.unhealthy)
             self._changed.clear()
             await self._changed.wait()
 
@@ -143,10 +133,10 @@ class LocalPool:
         self._gates.on_watch.remove(self._on_watch)
         self._changed.set()
         for work in self._queue.drain():
-            self._end(work, PoolClosed(f"the pool {self.name!r} was closed"))
+            self._end(work, endings.closed(self.name))
         for worker in self._supervisor.workers.values():
             for work in worker.in_flight.values():
-                self._end(work, PoolClosed(f"the pool {self.name!r} was closed while the call ran"))
+                self._end(work, endings.closed(self.name, while_running=True))
         await self._supervisor.close(self._options.grace)
 
     # Into the queue and out of it
@@ -157,15 +147,10 @@ class LocalPool:
         if work.overdue:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
-            raise _again(self._supervisor.unhealthy)
+            raise endings.unhealthy_again(self._supervisor.unhealthy)
         begins = not self._queue.has_line(work) and self._has_free_worker() and self._take_seat(work)
         if not begins and self._queue.full:
-            raise PoolSaturated(
-                f"{len(self._queue)} calls wait already in the pool {self.name!r}; try again later, or raise "
-                "PoolOptions(max_queue=...) or workers",
-                details={"queued": len(self._queue)},
-                retry_after=self._retry_after(),
-            )
+            raise endings.saturated(self.name, len(self._queue), self._retry_after())
         self._arm(work)
         if begins:
             self._start(work)
@@ -190,7 +175,8 @@ class LocalPool:
         elif work.overdue:
             self._leave_queue(work, work.timed_out(killed=False))
         elif longest is not None and not work.attempts and work.age() >= longest:
-            self._leave_queue(work, self._waited_too_long())
+            late = endings.waited_too_long(self.name, work, longest, self._retry_after())
+            self._leave_queue(work, late)
         else:
             self._arm(work)
 
@@ -198,13 +184,6 @@ class LocalPool:
         # Ended first: the queue tells those that wait by that.
         self._end(work, error)
         self._queue.leave()
-
-    def _waited_too_long(self) -> QueueTimeout:
-        return QueueTimeout(
-            f"no worker of the pool {self.name!r} was free within {self._options.queue_timeout:g} s",
-            details={"queue_timeout": self._options.queue_timeout},
-            retry_after=self._retry_after(),
-        )
 
     def _kill_for(self, work: Work, reason: str) -> None:
         """The call has not stopped within its grace: only the end of its process stops it."""
@@ -230,19 +209,7 @@ class LocalPool:
             worker.start(work, seat)
         except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
             worker.not_started(work)
-            self._end(work, self._not_sent(error))
-
-    def _not_sent(self, error: Exception) -> DspexError:
-        if isinstance(error, DspexError):
-            return error
-        if isinstance(error, OSError):
-            return PoolSaturated(
-                f"the arguments cannot be passed on: {error.strerror}; make fewer large calls at once, or "
-                "raise the limit of open files (`ulimit -n`)",
-                details={"queued": len(self._queue)},
-                retry_after=self._retry_after(),
-            )
-        return InvalidInput(f"the call cannot be sent: {type(error).__name__}: {error}")
+            self._end(work, endings.not_sent(error, len(self._queue), self._retry_after()))
 
     def _pump(self) -> None:
         """Give waiting calls to workers while there are both."""
@@ -343,11 +310,11 @@ class LocalPool:
         self._changed.set()
         if self._supervisor.unhealthy is not None:
             for work in self._queue.drain():
-                self._end(work, _again(self._supervisor.unhealthy))
+                self._end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         self._pump()
 
     def _on_death(self, worker: WorkerHandle, status: int | None) -> None:
-        cause = _cause(worker, status)
+        cause = endings.cause_of_death(worker, status)
         lost = list(worker.in_flight.values())
         worker.in_flight.clear()
         self._supervisor.lost(worker, cause, was_ready=worker.was_ready)
@@ -361,42 +328,10 @@ class LocalPool:
         if work.overdue or work.abandoned:
             self._end(work, work.timed_out(killed=True))
         elif self._closed:
-            self._end(work, PoolClosed(f"the pool {self.name!r} was closed while the call ran"))
+            self._end(work, endings.closed(self.name, while_running=True))
         elif work.repeatable and (innocent or work.reruns < self._options.max_reruns):
             work.reruns += not innocent
             work.started = None
             self._queue.put_back(work)
         else:
-            again = "" if work.repeatable else ", and what it ran is not safe to run again"
-            self._end(
-                work,
-                WorkerLost(
-                    f"the worker was lost while it ran the call ({cause}){again}",
-                    details={
-                        "worker": worker.number,
-                        "pid": worker.pid,
-                        "cause": cause,
-                        "attempts": work.attempts,
-                    },
-                ),
-            )
-
-
-def _again(error: PoolUnhealthy) -> PoolUnhealthy:
-    """A copy for each caller, so that no two share one traceback."""
-    return PoolUnhealthy(error.message, details=dict(error.details))
-
-
-def _cause(worker: WorkerHandle, status: int | None) -> str:
-    if worker.killed_for is not None:
-        return f"killed: {worker.killed_for}"
-    if status is None:
-        return "it died"
-    if status >= 0:
-        return f"it exited with status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    hint = " (out of memory, or somebody's kill)" if -status == signal.SIGKILL else ""
-    return f"it died of {name}{hint}"
+            self._end(work, endings.lost(worker, work, cause))

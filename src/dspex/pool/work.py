@@ -111,13 +111,18 @@ class Work:
         """Whether it has had its one end."""
         return self.future.done()
 
+    @property
+    def waits_for_permit(self) -> bool:
+        """Whether it is in the queue, and its LM may be what it waits for there."""
+        return self.started is None and self.gate is not None and self.gate.watched
+
     def timed_out(self, *, killed: bool) -> PythonTimeout:
         """The error of a call whose deadline has passed."""
         now = time.monotonic()
         phase = "queued" if self.started is None else "running"
         allowed = (self.deadline or now) - self.admitted
         how = "; its worker was killed" if killed else ""
-        if phase == "queued" and self.gate is not None and self.gate.watched:
+        if self.waits_for_permit:
             how = "; its LM may not be asked more at once or in a minute, see Limits"
         return PythonTimeout(
             f"the call did not end within its {allowed:.3g} s ({phase}){how}; raise timeout=... if it needs "

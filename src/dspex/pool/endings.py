@@ -1,0 +1,92 @@
+"""The errors that a pool ends calls with, in words."""
+
+from __future__ import annotations
+
+import signal
+
+from dspex.errors import (
+    DspexError,
+    InvalidInput,
+    PoolClosed,
+    PoolSaturated,
+    PoolUnhealthy,
+    QueueTimeout,
+    WorkerLost,
+)
+from dspex.pool.handle import WorkerHandle
+from dspex.pool.work import Work
+
+
+def closed(pool: str, *, while_running: bool = False) -> PoolClosed:
+    """The pool was closed under a call."""
+    when = " while the call ran" if while_running else ""
+    return PoolClosed(f"the pool {pool!r} was closed{when}")
+
+
+def saturated(pool: str, queued: int, retry_after: float) -> PoolSaturated:
+    """The queue is full."""
+    return PoolSaturated(
+        f"{queued} calls wait already in the pool {pool!r}; try again later, or raise "
+        "PoolOptions(max_queue=...) or workers",
+        details={"queued": queued},
+        retry_after=retry_after,
+    )
+
+
+def waited_too_long(pool: str, work: Work, longest: float, retry_after: float) -> QueueTimeout:
+    """A call was in the queue for longer than ``queue_timeout``."""
+    what = f"no worker of the pool {pool!r} was free"
+    if work.waits_for_permit:
+        what = "the call's LM could not be asked (see Limits)"
+    return QueueTimeout(
+        f"{what} within {longest:g} s", details={"queue_timeout": longest}, retry_after=retry_after
+    )
+
+
+def not_sent(error: Exception, queued: int, retry_after: float) -> DspexError:
+    """A call could not be handed to a worker."""
+    if isinstance(error, DspexError):
+        return error
+    if isinstance(error, OSError):
+        return PoolSaturated(
+            f"the arguments cannot be passed on: {error.strerror}; make fewer large calls at once, or "
+            "raise the limit of open files (`ulimit -n`)",
+            details={"queued": queued},
+            retry_after=retry_after,
+        )
+    return InvalidInput(f"the call cannot be sent: {type(error).__name__}: {error}")
+
+
+def lost(worker: WorkerHandle, work: Work, cause: str) -> WorkerLost:
+    """A call's worker was lost, and the call is not run again."""
+    again = "" if work.repeatable else ", and what it ran is not safe to run again"
+    return WorkerLost(
+        f"the worker was lost while it ran the call ({cause}){again}",
+        details={"worker": worker.number, "pid": worker.pid, "cause": cause, "attempts": work.attempts},
+    )
+
+
+def unhealthy_again(error: PoolUnhealthy) -> PoolUnhealthy:
+    """A copy for each caller, so that no two share one traceback."""
+    return PoolUnhealthy(error.message, details=dict(error.details))
+
+
+def cause_of_death(worker: WorkerHandle, status: int | None) -> str:
+    """Why a worker is dead, for people.
+
+    Args:
+        worker: The worker.
+        status: Its exit code; negative: the signal that ended it; None: unknown.
+    """
+    if worker.killed_for is not None:
+        return f"killed: {worker.killed_for}"
+    if status is None:
+        return "it died"
+    if status >= 0:
+        return f"it exited with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (out of memory, or somebody's kill)" if -status == signal.SIGKILL else ""
+    return f"it died of {name}{hint}"
