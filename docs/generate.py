@@ -12,56 +12,37 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
+import adapter_page
+import commands_page
 import provider_tables
-from render import WIDTH, attributes, code, described, option_rows, page, read, spelled, struct, table
+from render import (
+    WIDTH,
+    attributes,
+    code,
+    described,
+    methods,
+    option_rows,
+    page,
+    read,
+    spelled,
+    struct,
+    table,
+)
 from typer.testing import CliRunner
 
 import dspex
 from dspex import errors, testing
 from dspex.cli.app import app
-from dspex.program import catalogue, fieldtypes, signature
-from dspex.runtime import bridge, call
 from dspex.settings.options import LMOptions, RuntimeOptions
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference"
 SOURCE = Path(dspex.__file__).parent
 EXAMPLE = SOURCE.parents[1] / "examples" / "settings" / "dspex.toml"
-
-# What each command of a worker takes and answers; the names are compared with those of a running worker.
-_COMMANDS = {
-    "ping": ("nothing", "`pong`."),
-    "echo": ("anything", "The arguments. The worker does nothing else with them."),
-    "describe": (
-        "nothing, or `signature` and perhaps `module`",
-        "Without arguments: the commands, the modules, the version of DSPy. The commands of your own "
-        "modules are among them once the worker has imported these. With a signature: its instructions, and "
-        "for each field its JSON schema and description. No language model is asked.",
-    ),
-    "execute_module": (
-        ", ".join(f"`{name}`" for name in bridge._MODULE_ARGUMENTS),
-        "The outputs, as a dict.",
-    ),
-    "run": ("as `execute_module`", "The same command by its short name."),
-    "get_stats": ("nothing", "Facts about the worker that answers: {stats}."),
-    "shutdown": (
-        "nothing",
-        "None, and that worker exits and is replaced. What else it was running is lost: programs are run "
-        "again on another worker, commands end with `worker_lost`.",
-    ),
-}
-# Those that the supervisor answers.
-_OWN_COMMANDS = {
-    "configure_lm": (
-        "`model` and whatever else `LM` takes, and perhaps `name`",
-        "The profile's name and its model. From then on the profile of that name, or without one the "
-        "runtime's default, is this LM.",
-    ),
-}
 
 
 def errors_page() -> str:
@@ -141,7 +122,7 @@ def settings_page() -> str:
         code(EXAMPLE.read_text(encoding="utf-8").strip(), "toml"),
         "## Settings",
         described("Settings", dspex.Settings),
-        *_methods("settings", dspex.Settings, ("sources", "place", "to_dict", "reloaded")),
+        *methods("settings", dspex.Settings, ("sources", "place", "to_dict", "reloaded")),
         "## PoolOptions",
         read(dspex.PoolOptions).text,
         "Its fields are the options of `pool.NAME` above. A wrong name is a `TypeError`, a value that an "
@@ -175,178 +156,6 @@ def lm_page() -> str:
     )
 
 
-def adapter_page() -> str:
-    """The runtime, the adapter, what they answer, modules and signatures."""
-    runtime, adapter, response = dspex.Runtime, dspex.DSPyAdapter, dspex.Response
-    properties = [(name, member) for name, member in vars(response).items() if isinstance(member, property)]
-    return page(
-        "Runtime and adapter",
-        "## Runtime",
-        described("Runtime", runtime),
-        *_methods("runtime", runtime, ("open", "aopen", "close", "aclose", "adapter", "pool", "stats", "on")),
-        "## DSPyAdapter",
-        described("DSPyAdapter", adapter),
-        *_methods("adapter", adapter, ("generate", "agenerate", "configure")),
-        "## Response",
-        attributes(response),
-        *[f"`.{name}`: {read(member).text}" for name, member in properties],
-        described("response.to_dict", response.to_dict),
-        "This version has no cache of answers, so `cached` is always False.",
-        "### Timing",
-        struct(dspex.Timing),
-        "### Usage",
-        struct(dspex.Usage),
-        "### LMRequest",
-        struct(dspex.LMRequest),
-        "## Modules",
-        *_modules(),
-        "## Signatures",
-        *_signatures(),
-        "## Statistics",
-        "`runtime.stats()` gives a `RuntimeStats`.",
-        *[
-            f"### {kind.__name__}\n\n{struct(kind)}"
-            for kind in (dspex.RuntimeStats, dspex.PoolStats, dspex.WorkerStats, dspex.LMStats)
-        ],
-        "## Events",
-        "`runtime.on(type, function)` has a function called with each event of a type.",
-        *[f"### {kind.__name__}\n\n{struct(kind)}" for kind in (dspex.Event, dspex.LocalModelProgress)],
-    )
-
-
-def _methods(owner: str, kind: type, names: Iterable[str]) -> list[str]:
-    return [f"### {name}\n\n{described(f'{owner}.{name}', getattr(kind, name))}" for name in names]
-
-
-def _modules() -> Iterable[str]:
-    rows = [
-        (
-            f"`{entry.name}`",
-            entry.summary,
-            ", ".join(f"`{name}`" for name in entry.adds_outputs) or "none",
-            "yes" if entry.repeatable else "no",
-        )
-        for entry in catalogue.MODULES.values()
-    ]
-    yield (
-        "A module is named with or without its `dspy.`. A module that is repeatable may be run again when "
-        "the worker that ran it is lost."
-    )
-    yield table(("Module", "What it does", "Outputs it adds", "Repeatable"), rows)
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for entry in catalogue.MODULES.values():
-        groups.setdefault(tuple(entry.options), []).append(entry.name)
-    for owners in groups.values():
-        options = catalogue.find(owners[0]).options.values()
-        yield f"Options of {' and '.join(f'`{name}`' for name in owners)}:"
-        yield table(
-            ("Option", "Takes", "Meaning"),
-            [(f"`{option.name}`", option.type, option.summary) for option in options],
-        )
-    yield (
-        "An option that is None, or not given, is left to the LM. Any other option is refused by name with "
-        "`invalid_option`."
-    )
-
-
-def _signatures() -> Iterable[str]:
-    yield (
-        "A signature is text in DSPy's form, or a `Signature` made by hand, which may also hold instructions "
-        f"and descriptions. A call without one has `{call.DEFAULT_SIGNATURE}`. A field without a type is "
-        "`str`; as an input it takes any value."
-    )
-    yield code("question, context: list[str] -> answer: Literal['yes', 'no'], reasons: list[str]", "text")
-    limits = f"{signature.MAX_FIELDS} fields and {signature.MAX_CHARACTERS:,} characters"
-    yield f"A signature has at most {limits}."
-    yield f"### Signature\n\n{struct(dspex.Signature)}"
-    yield described("signature.with_instructions", dspex.Signature.with_instructions)
-    yield f"### Field\n\n{struct(dspex.Field)}"
-    aliases: dict[str, list[str]] = {}
-    for alias, name in fieldtypes._ALIASES.items():
-        aliases.setdefault(name, []).append(f"`{alias}`")
-    named = [*fieldtypes._PLAIN, *fieldtypes._FORMS, "Optional", fieldtypes.HISTORY]
-    rows = []
-    for name in named:
-        others = ", ".join(alias for alias in aliases.get(name, []) if alias != f"`{name}`")
-        rows.append((f"`{name}`", others, _brackets(name)))
-    yield "### Types"
-    yield "A field has one of these types, or a union of them (`int | None`). Any other name is refused."
-    yield table(("Type", "Also written", "In brackets"), rows)
-    yield (
-        f"Brackets nest at most {fieldtypes.MAX_NESTING} deep. A key of a dict, or a member of a set, cannot "
-        f"be a list, dict or set. `{fieldtypes.HISTORY}` is the whole type of one input and of no output. An "
-        "input that may be None may be left out."
-    )
-    yield "### Names that a field cannot have"
-    yield (
-        "A name is made of letters, digits and underscores. It does not begin with a digit or an underscore, "
-        "is no keyword of Python, and is used once. DSPy uses these names for itself:"
-    )
-    both = signature.RESERVED_INPUTS & signature.RESERVED_OUTPUTS
-    yield table(
-        ("Fields", "Names"),
-        [
-            (kind, ", ".join(f"`{name}`" for name in sorted(names)))
-            for kind, names in (
-                ("inputs and outputs", both),
-                ("inputs", signature.RESERVED_INPUTS - both),
-                ("outputs", signature.RESERVED_OUTPUTS - both),
-            )
-        ],
-    )
-    yield (
-        f"An input `{signature._NO_DICT}` cannot be a `dict` or `Any`. The outputs that a module adds are "
-        "names that no input of it can have."
-    )
-
-
-def _brackets(name: str) -> str:
-    if name == "tuple":
-        return "optional: `tuple[int, str]`, `tuple[int, ...]`"
-    if name not in fieldtypes._TAKES:
-        return "none"
-    example = f"`{fieldtypes._TAKES[name][1]}`"
-    return f"needed: {example}" if name in {"Optional", "Union", "Literal"} else f"optional: {example}"
-
-
-def commands_page() -> str:
-    """Commands of the workers, and how to add some."""
-    names, stats = _asked()
-    if set(names) != set(_COMMANDS):
-        raise SystemExit(
-            f"docs/generate.py describes {sorted(_COMMANDS)}, and a worker answers {sorted(names)}"
-        )
-    shown = ", ".join(f"`{name}`" for name in stats)
-    rows = [(f"`{name}`", takes, answer.format(stats=shown)) for name, (takes, answer) in _COMMANDS.items()]
-    own = [(f"`{name}`", takes, answer) for name, (takes, answer) in _OWN_COMMANDS.items()]
-    return page(
-        "Commands",
-        "`runtime.pool(name)` is the way to one pool by command. How to add commands is told in "
-        "[Your own commands](../how-to/commands.md).",
-        "## execute",
-        described("pool.execute", bridge.Bridge.execute),
-        "## aexecute",
-        described("pool.aexecute", bridge.Bridge.aexecute),
-        "## Built-in commands",
-        table(("Command", "Arguments", "Answer"), rows),
-        "The supervisor answers these, and no worker is asked:",
-        table(("Command", "Arguments", "Answer"), own),
-        "A command of your own that has one of these names is never called.",
-        "## command",
-        described("dspex.command", dspex.command),
-        "## Unsendable",
-        struct(dspex.Unsendable),
-    )
-
-
-def _asked() -> tuple[list[str], list[str]]:
-    """The commands that a worker answers, and the facts it tells about itself."""
-    one = {"general": dspex.PoolOptions(workers=1)}
-    with dspex.Runtime(pools=one) as runtime:
-        pool = runtime.pool()
-        return pool.execute("describe")["commands"], list(pool.execute("get_stats"))
-
-
 def testing_page() -> str:
     """What ``dspex.testing`` has."""
     lm = testing.ScriptedLM
@@ -358,7 +167,7 @@ def testing_page() -> str:
         "## ScriptedLM",
         described("ScriptedLM", lm),
         *[f"`.{name}`: {read(member).text}" for name, member in properties],
-        *_methods("lm", lm, ("assert_exhausted", "close")),
+        *methods("lm", lm, ("assert_exhausted", "close")),
         "## Scripted",
         "What a script may reply. A text, and outputs by name, are short for a `Reply` of them.",
         code(f"Scripted = {' | '.join(spelled(kind) for kind in get_args(testing.Scripted))}"),
@@ -410,8 +219,8 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "errors": errors_page,
     "settings": settings_page,
     "lm": lm_page,
-    "adapter": adapter_page,
-    "commands": commands_page,
+    "adapter": adapter_page.whole,
+    "commands": commands_page.whole,
     "cli": cli_page,
     "testing": testing_page,
 }

@@ -163,6 +163,11 @@ def described(name: str, function: Callable[..., Any]) -> str:
     return "\n\n".join(parts)
 
 
+def methods(owner: str, kind: type, names: Iterable[str]) -> list[str]:
+    """Methods of a class, each under a heading of its own."""
+    return [f"### {name}\n\n{described(f'{owner}.{name}', getattr(kind, name))}" for name in names]
+
+
 def struct(kind: type[msgspec.Struct]) -> str:
     """A class of plain values: its words and its fields."""
     doc = read(kind)
