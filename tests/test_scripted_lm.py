@@ -355,6 +355,35 @@ def test_raw_is_sent_as_it_is(runtime: dspex.Runtime) -> None:
         assert ask(runtime, lm) == {"answer": "a"}
 
 
+def _no_text(_: Request) -> str:
+    return "\ud800"
+
+
+def _no_text_in_its_failure(_: Request) -> str:
+    raise ValueError("\ud800")
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [["\ud800"], [Failure(400, message="\ud800")], _no_text, _no_text_in_its_failure],
+    ids=["text", "failure", "function", "exception"],
+)
+def test_what_cannot_be_sent_fails_the_call_at_once(runtime: dspex.Runtime, replies: Any) -> None:
+    """If this failed, the call would wait until its deadline, and the test would learn of a timeout."""
+    with ScriptedLM(replies) as lm:
+        with pytest.raises(dspex.LMInvalidRequest):
+            ask(runtime, lm)
+        with pytest.raises(AssertionError, match="refused a request"):
+            lm.assert_exhausted()
+
+
+@pytest.mark.parametrize("wrong", [{"message": 5}, {"code": 5}, {"message": ""}])
+def test_a_failures_words_are_text(wrong: dict[str, Any]) -> None:
+    """If this failed, the slip would be a `TypeError` of the program under test."""
+    with pytest.raises(dspex.InvalidOption):
+        Failure(400, **wrong)
+
+
 def quiet() -> list[str]:
     with ScriptedLM(["one"]) as lm:
         with dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)}) as opened:

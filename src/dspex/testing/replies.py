@@ -77,6 +77,8 @@ class Failure(msgspec.Struct, frozen=True):
         if not isinstance(self.status, int) or self.status not in _ERRORS:
             raise checks.refuse("status", "an HTTP status from 400 to 599", self.status, "Failure")
         checks.number("retry_after", self.retry_after, optional=True, owner="Failure")
+        checks.text("message", self.message, owner="Failure")
+        checks.text("code", self.code, owner="Failure")
         checks.number("delay", self.delay, what="a number of seconds", owner="Failure")
 
 

@@ -196,10 +196,15 @@ class _Script:
             data = wire(reply, request, prompt)
         except ScriptError as error:
             return self._refuse(f"request {request.number}: {error}")
+        except Exception as error:  # noqa: BLE001 (text that is no UTF-8, say: the call must not wait for it)
+            return self._refuse(
+                f"request {request.number}: the reply cannot be sent: {type(error).__name__}: {error}"
+            )
         return Answer(lambda: data, delay=reply.delay)
 
     def _refuse(self, message: str) -> Answer:
         """Fail a request for good: this status is tried again by nobody."""
+        message = message.encode(errors="backslashreplace").decode()
         self.refused.append(message)
         data = response(400, msgspec.json.encode(OPENAI.error(400, "", message, "scripted_lm")))
         return Answer(lambda: data)
