@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,9 @@ import dspex
 from dspex.lm import gate as gate_module
 from dspex.lm.gate import FREE, Gate, Gates
 from dspex.lm.limits import MINUTE, Minute, Permit
+from dspex.pool.permits import WorkerPermits
 from dspex.types import Limits
+from dspex.wire.messages import LmAsk, LmDone
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +45,8 @@ class Watched:
     def __init__(self, limits: Limits | None = None, max_tokens: int | None = None) -> None:
         self.rooms = 0
         self.watches: list[bool] = []
-        self.gate = Gate(1, limits, max_tokens, self._room, lambda _, on: self.watches.append(on))
+        lm = dspex.LM("openai/x", limits=limits, max_tokens=max_tokens)
+        self.gate = Gate(1, lm, self._room, lambda _, on: self.watches.append(on))
 
     def _room(self) -> None:
         self.rooms += 1
@@ -297,3 +302,93 @@ def test_limits_are_checked() -> None:
             dspex.LM("openai/x", limits=Limits(**wrong))
     with pytest.raises(dspex.InvalidOption, match="limits"):
         dspex.LM("openai/x", limits={"in_flight": 5})  # type: ignore[arg-type]
+
+
+async def test_an_lm_that_was_refused_once_and_is_gone_is_forgotten(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service with an LM per customer would keep each one that was ever refused."""
+    monkeypatch.setattr(gate_module, "_GATES_KEPT", 8)
+    gates = Gates()
+    told: list[bool] = []
+    gates.on_watch.append(lambda _, on: told.append(on))
+    for number in range(60):
+        gates.of(dspex.LM("openai/x", api_key=str(number))).refused(clock.now, 0.0)
+        clock.now += 2.0
+    assert len(list(gates)) < 45
+    clock.now += 100
+    for number in range(60):
+        gates.of(dspex.LM("openai/other", api_key=str(number)))
+    assert len(list(gates)) <= 12
+    assert told.count(False) > 40, "workers are told to ask there no more"
+
+
+async def test_a_gate_that_a_queued_call_holds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its profile would get a second gate, and the limit would hold twice."""
+    monkeypatch.setattr(gate_module, "_GATES_KEPT", 2)
+    gates = Gates()
+    lm = dspex.LM("openai/x", limits=Limits(in_flight=1))
+    held = gates.of(lm)
+    for number in range(20):
+        gates.of(dspex.LM(f"openai/{number}"))
+    assert gates.of(dspex.LM("openai/x", limits=Limits(in_flight=1))) is held
+    assert gates.find(held.number) is held
+
+
+def test_gates_can_be_looked_at_from_another_thread() -> None:
+    """Statistics would fail now and then, in a busy service."""
+    gates = Gates()
+    lms = [dspex.LM("openai/x", api_key=str(number)) for number in range(100)]
+    ended = threading.Event()
+
+    def use() -> None:
+        while not ended.is_set():
+            for lm in lms:
+                gates.of(lm)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=use)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert len(list(gates)) <= 100
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
+# What one worker holds
+
+
+async def test_nothing_is_granted_to_a_worker_that_is_dead(clock: Clock) -> None:
+    """Its asks would get the permits that come back from it, and nobody would give them back again."""
+    gates = Gates()
+    gate = gates.of(dspex.LM("openai/x", limits=Limits(tokens_per_minute=1000, in_flight=9), max_tokens=10))
+    under_way = gate.seat(4 * 700)
+    assert under_way is not None
+    gone: list[int] = []
+    permits = WorkerPermits(gates, lambda go: gone.append(go.ask))
+    permits.give_seat(7, gate, gate.seat(0) or under_way)
+    permits.asked(LmAsk(1, 1, gate.number, 800))
+    permits.asked(LmAsk(2, 2, gate.number, 5))
+    assert gate.waiting == 2
+    permits.lose(clock.now)
+    assert gone == []
+    assert (gate.waiting, gate.in_flight) == (0, 1)
+
+
+async def test_an_answer_without_a_count_keeps_its_estimate(clock: Clock) -> None:
+    """A gateway that does not count tokens would be asked without any limit."""
+    gates = Gates()
+    gate = gates.of(dspex.LM("openai/x", limits=Limits(tokens_per_minute=2000), max_tokens=500))
+    permits = WorkerPermits(gates, lambda _: None)
+    for call in (1, 2):
+        permit = gate.seat(2000)
+        assert permit is not None
+        permits.give_seat(call, gate, permit)
+        record = dspex.LMRequest("x", dspex.Usage(), 0.1, "ok")
+        permits.done(LmDone(call, -1, gate.number, clock.now, "ok", None, record), None)
+    assert gate.last_minute() == (2, 2000)
+    assert gate.seat(2000) is None

@@ -91,6 +91,24 @@ async def test_a_key_that_is_refused_and_has_not_changed_is_not_sent_again(provi
     assert door.seen == ["wrong"]
 
 
+async def test_the_connections_of_keys_before_are_closed(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would keep connections open for every token that was ever given."""
+    monkeypatch.setattr("dspex.lm.secrets._FRESH", 0.0)
+    provider.reply = lambda _: delayed(0.01, echo())
+    given = iter(range(1000))
+    lm = dspex.LM("openai/x", base_url=provider.base_url, api_key=lambda: f"token-{next(given)}")
+    async with dspex.Runtime(lm, pools=ONE) as runtime:
+        open_then: list[int] = []
+        for number in range(20):
+            await asyncio.gather(*(runtime.adapter().agenerate("q") for _ in range(8)))
+            if number in {5, 19}:
+                pid = runtime.stats().pools["general"].workers[0].pid
+                open_then.append(psutil.Process(pid).num_fds())
+    assert open_then[1] <= open_then[0] + 16
+
+
 async def test_a_token_that_never_comes_is_the_calls_timeout(provider: Provider) -> None:
     """A call would hang on an identity service."""
 

@@ -288,10 +288,33 @@ def _few_descriptors() -> list[str]:
     return found
 
 
-def test_with_too_few_descriptors_only_the_large_call_fails() -> None:
-    """A service with all its descriptors in use would lose a worker, and its neighbours' calls."""
-    # None: through the socket. One: for the blob, and none to pass it on. Two are enough.
-    assert fresh(_few_descriptors) == ["same", "pool_saturated", "same", "pong", "0"]
+def test_with_too_few_descriptors_large_values_go_through_the_socket() -> None:
+    """A service with all its descriptors in use would lose a worker, or its large calls."""
+    # None: not even for the blob. One: for the blob, and none to pass it on. Two are enough.
+    assert fresh(_few_descriptors) == ["same", "same", "same", "pong", "0"]
+
+
+def _queue_without_descriptors() -> list[str]:
+    pools = {"general": dspex.PoolOptions(workers=1, slots=1)}
+    value = b"x" * MiB
+    with dspex.Runtime(pools=pools, settings=SETTINGS) as runtime, ThreadPoolExecutor(40) as executor:
+        pool = runtime.pool()
+        blocks = executor.submit(pool.execute, "large.wait", {"value": 0}, timeout=1.0)
+        until(lambda: runtime.stats().pools["general"].workers[0].in_flight == 1)
+        leave_free(12)
+        asked = [executor.submit(pool.execute, "large.size", {"value": value}) for _ in range(30)]
+        ended = []
+        for one in [blocks, *asked]:
+            try:
+                ended.append(str(one.result()))
+            except dspex.DspexError as error:
+                ended.append(error.code)
+    return ended
+
+
+def test_a_queue_of_large_calls_without_descriptors_is_served() -> None:
+    """One call that cannot be passed on would take all that wait behind it along."""
+    assert fresh(_queue_without_descriptors) == ["python_timeout", *[str(MiB)] * 30]
 
 
 # Workers that are not ours any more

@@ -228,6 +228,45 @@ async def test_limits_hold_for_a_profile_that_was_not_used_for_long(
     assert provider.peak_in_flight == 1
 
 
+async def test_pools_that_share_a_limit_share_it(provider: Provider) -> None:
+    """A busy pool would take every permit, and calls of another would wait until their deadlines."""
+    provider.reply = lambda _: delayed(0.02, echo())
+    lm = dspex.LM("openai/x", base_url=provider.base_url, limits=dspex.Limits(in_flight=1))
+    one = dspex.PoolOptions(workers=1)
+    async with dspex.Runtime(lm, pools={"general": one, "other": one}) as runtime:
+        busy, other = runtime.adapter(), runtime.adapter("other", timeout=15.0)
+        ended = asyncio.Event()
+
+        async def steadily() -> None:
+            while not ended.is_set():
+                await busy.agenerate("busy")
+
+        callers = [asyncio.create_task(steadily()) for _ in range(4)]
+        answers = await asyncio.gather(*(other.agenerate("other") for _ in range(3)))
+        ended.set()
+        await asyncio.gather(*callers)
+    assert [answer.response for answer in answers] == ["other"] * 3
+    assert provider.peak_in_flight == 1
+
+
+async def test_a_new_worker_asks_at_a_gate_that_was_slowed_before(provider: Provider) -> None:
+    """A replaced worker would hammer the busy provider of a second LM that has no limits."""
+    provider.reply = lambda r: fault(429, retry_after=5) if r.model == "second" else text("yes, it is")
+    second = dspex.LM("openai/second", base_url=provider.base_url, retry=dspex.Retry(attempts=1))
+    lm = dspex.LM("openai/x", base_url=provider.base_url, adapter="two_step", extraction_lm=second)
+    async with dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)}) as runtime:
+        adapter = runtime.adapter(timeout=1.0)
+        with pytest.raises(dspex.LMRateLimited):
+            await adapter.agenerate("q", signature="question -> answer")
+        os.kill(runtime.stats().pools["general"].workers[0].pid, signal.SIGKILL)
+        while runtime.stats().pools["general"].restarts != {"crashed": 1}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        calls = [adapter.agenerate(f"r{n}", signature="question -> answer") for n in range(3)]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one) for one in ended] == [dspex.PythonTimeout] * 3
+    assert [request.model for request in provider.requests].count("second") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 async def test_requests_per_minute_hold_for_200_calls_at_once(provider: Provider) -> None:

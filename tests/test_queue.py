@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspex.lm.gate import Gate
+from dspex.lm.profile import LM
 from dspex.pool.queue import Queue
 from dspex.pool.work import Work
 
@@ -21,7 +22,7 @@ class _Place:
 
 
 def work(lane: int = 0, name: str = "") -> Work:
-    gate = None if lane == 0 else Gate(lane, None, None, lambda: None, lambda _gate, _on: None)
+    gate = None if lane == 0 else Gate(lane, LM("openai/x"), lambda: None, lambda _gate, _on: None)
     made = Work(name, b"", gate=gate)
     made.future = _Place()  # type: ignore[assignment]
     return made

@@ -15,17 +15,22 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from weakref import WeakValueDictionary
 
 from dspex.lm.limits import Minute, Permit
 from dspex.lm.profile import LM
 from dspex.types import Limits
 
 _GATES_KEPT = 1024
+# How many of the oldest are looked at when there are more.
+_LOOKS = 4
 # How much the number of requests under way may grow with each answer after a 429, until it is as before.
 _GROWTH = 0.2
 # Seconds of silence after the first 429 that does not say how long, and the most that they double to.
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
+# Seconds for which a provider that was busy, and is asked nothing more, is remembered to have been.
+_REMEMBERED = 60.0
 # Tokens that an answer is expected to have before one has come.
 _FIRST_GUESS = 256
 _NEWEST = 0.1
@@ -48,8 +53,7 @@ class Gate:
 
     Args:
         number: Its number in the runtime.
-        limits: What the profile allows.
-        max_tokens: The longest answer that the profile allows; None is not said.
+        lm: The profile.
         on_room: Called when a call that waits might begin.
         on_watch: Called with whether requests have to ask, when that changes for a profile without limits.
     """
@@ -57,15 +61,15 @@ class Gate:
     def __init__(
         self,
         number: int,
-        limits: Limits | None,
-        max_tokens: int | None,
+        lm: LM,
         on_room: Callable[[], None],
         on_watch: Callable[[Gate, bool], None],
     ) -> None:
         self.number = number
-        self.limits = limits or Limits()
+        self.model = lm.model
+        self.limits = lm.limits or Limits()
         self.limited = self.limits != Limits()
-        self._max_tokens = max_tokens
+        self._max_tokens = lm.max_tokens
         self._on_room = on_room
         self._on_watch = on_watch
         self._minute = Minute(self.limits)
@@ -90,7 +94,9 @@ class Gate:
     @property
     def idle(self) -> bool:
         """Whether forgetting it forgets nothing."""
-        if self._in_flight or self._unwatched or self._asks or self.slowed:
+        if self._in_flight or self._unwatched or self._asks:
+            return False
+        if self.slowed and time.monotonic() < self._paused_until + _REMEMBERED:
             return False
         by_minute = self.limits.requests_per_minute or self.limits.tokens_per_minute
         return not (by_minute and any(self.last_minute()))
@@ -104,6 +110,14 @@ class Gate:
     def waiting(self) -> int:
         """Requests of running calls that wait for one."""
         return len(self._asks)
+
+    @property
+    def shut(self) -> bool:
+        """Whether a call that waits could not begin now."""
+        if self._in_flight >= min(self._most, self._window):
+            return True
+        now = time.monotonic()
+        return now < self._paused_until or self._minute.wait(now, 0) > 0
 
     @property
     def slowed(self) -> bool:
@@ -149,11 +163,12 @@ class Gate:
         self._serve()
         return ask
 
-    def withdraw(self, ask: Ask) -> None:
-        """Forget an ask that still waits."""
-        if ask in self._asks:
-            self._asks.remove(ask)
-            self._serve()
+    def withdraw(self, *asks: Ask) -> None:
+        """Forget asks that still wait; none of them is granted in between."""
+        for ask in asks:
+            if ask in self._asks:
+                self._asks.remove(ask)
+        self._serve()
 
     def settle(
         self,
@@ -268,6 +283,9 @@ class Gate:
 class Gates:
     """The gates of a runtime. Two LMs that are equal have one.
 
+    A gate that somebody holds, a call in a queue say, is found in any case; others are kept while there is
+    room, and for as long as forgetting them would let too much through.
+
     Attributes:
         on_room: Called when a call that waits might begin.
         on_watch: Called with a gate and whether requests have to ask there, when that changes.
@@ -276,38 +294,46 @@ class Gates:
     def __init__(self) -> None:
         self.on_room: list[Callable[[], None]] = []
         self.on_watch: list[Callable[[Gate, bool], None]] = []
-        self._gates: OrderedDict[LM, Gate] = OrderedDict()
-        self._by_number: dict[int, Gate] = {}
+        self._kept: OrderedDict[LM, Gate] = OrderedDict()
+        self._by_lm: WeakValueDictionary[LM, Gate] = WeakValueDictionary()
+        self._by_number: WeakValueDictionary[int, Gate] = WeakValueDictionary()
         self._next = 1
 
     def of(self, lm: LM) -> Gate:
         """The gate of a profile."""
-        gate = self._gates.get(lm)
+        gate = self._by_lm.get(lm)
         if gate is None:
-            gate = Gate(self._next, lm.limits, lm.max_tokens, self._tell_room, self._tell_watch)
+            gate = Gate(self._next, lm, self._tell_room, self._tell_watch)
             self._next += 1
-            self._gates[lm] = self._by_number[gate.number] = gate
-            self._forget_oldest()
-        else:
-            self._gates.move_to_end(lm)
+            self._by_lm[lm] = self._by_number[gate.number] = gate
+        self._kept[lm] = gate
+        self._kept.move_to_end(lm)
+        self._forget_oldest()
         return gate
 
     def find(self, number: int) -> Gate | None:
-        """The gate of that number, if it is still known."""
+        """The gate of that number, if there is still one."""
         return self._by_number.get(number)
 
-    def __iter__(self) -> Iterator[tuple[LM, Gate]]:
-        return iter(list(self._gates.items()))
+    def __iter__(self) -> Iterator[Gate]:
+        # Any thread may look: the numbers are compared without running Python code.
+        found = [reference() for reference in self._by_number.valuerefs()]
+        return iter([gate for gate in found if gate is not None])
 
     def _forget_oldest(self) -> None:
-        for oldest, gate in list(islice(self._gates.items(), max(0, len(self._gates) - _GATES_KEPT))):
-            if gate.idle:
-                del self._gates[oldest], self._by_number[gate.number]
-            else:
-                self._gates.move_to_end(oldest)
+        too_many = len(self._kept) - _GATES_KEPT
+        for lm, gate in list(islice(self._kept.items(), min(max(0, too_many), _LOOKS))):
+            if not gate.idle:
+                self._kept.move_to_end(lm)
+                continue
+            del self._kept[lm]
+            if gate.slowed and not gate.limited:
+                self._tell_watch(gate, False)
 
     def _tell_room(self) -> None:
-        for tell in self.on_room:
+        # Each pool is the first one in its turn, so that none takes all the room.
+        self.on_room = self.on_room[1:] + self.on_room[:1]
+        for tell in list(self.on_room):
             tell()
 
     def _tell_watch(self, gate: Gate, watched: bool) -> None:

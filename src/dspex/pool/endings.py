@@ -43,17 +43,10 @@ def waited_too_long(pool: str, work: Work, longest: float, retry_after: float) -
     )
 
 
-def not_sent(error: Exception, queued: int, retry_after: float) -> DspexError:
+def not_sent(error: Exception) -> DspexError:
     """A call could not be handed to a worker."""
     if isinstance(error, DspexError):
         return error
-    if isinstance(error, OSError):
-        return PoolSaturated(
-            f"the arguments cannot be passed on: {error.strerror}; make fewer large calls at once, or "
-            "raise the limit of open files (`ulimit -n`)",
-            details={"queued": queued},
-            retry_after=retry_after,
-        )
     return InvalidInput(f"the call cannot be sent: {type(error).__name__}: {error}")
 
 

@@ -85,7 +85,7 @@ class WorkerHandle:
         self._lifeline = forkling.lifeline
         self._outputs = forkling.outputs
         self._next = 1
-        self._lms: OrderedDict[int, None] = OrderedDict()
+        self._lms: OrderedDict[int, int] = OrderedDict()  # number → gate, the last used last
         self._warm: OrderedDict[bytes, None] = OrderedDict()
         self._loop = asyncio.get_running_loop()
         self._channel: Channel[FromWorker] = Channel(
@@ -97,6 +97,7 @@ class WorkerHandle:
             blob_limit=max_result,
             on_drained=on_drained,
         )
+        self._gates = gates
         self._permits = WorkerPermits(gates, self._channel.send)
         self._loop.add_reader(self._pidfd, self._on_exit)
         forks.guard(self)
@@ -125,7 +126,6 @@ class WorkerHandle:
 
         Raises:
             PayloadTooLarge: The message would be too large.
-            OSError: No descriptor is free for its arguments.
         """
         number = self._next
         self._next += 1
@@ -145,7 +145,10 @@ class WorkerHandle:
         work.started = time.monotonic()
         blob, args = None, NOTHING
         if isinstance(work.args, Blob):
-            blob = work.args.copy()
+            try:
+                blob = work.args.copy()
+            except OSError:  # no descriptor is free: slower, but it goes
+                args = msgspec.Raw(work.args.read())
         else:
             args = msgspec.Raw(work.args)
         self._channel.send(
@@ -169,16 +172,23 @@ class WorkerHandle:
             return
         assert work.lm is not None
         self._channel.send(UseLM(work.lm_number, work.lm))
-        if work.gate is not None and work.gate.watched and not work.gate.limited:
-            self._channel.send(Watch(work.gate.number, on=True))
-        self._lms[work.lm_number] = None
-        if len(self._lms) > _LMS_KEPT:
-            # A drop may overtake a call that has not begun, so an LM in use stays.
-            used = {running.lm_number for running in self.in_flight.values()}
-            idle = next((number for number in self._lms if number not in used), None)
-            if idle is not None:
-                del self._lms[idle]
-                self._channel.send(DropLM(idle))
+        for spec in (work.lm, work.lm.extraction):
+            gate = self._gates.find(spec.gate) if spec is not None else None
+            if gate is not None and gate.watched and not gate.limited:
+                self._channel.send(Watch(gate.number, on=True))
+        self._lms[work.lm_number] = work.lm.gate
+        self._drop_lms()
+
+    def _drop_lms(self) -> None:
+        """Have it close the connections of LMs that are too many, or whose profile has another key by now."""
+        newest = {gate: number for number, gate in sorted(self._lms.items())}
+        old = [number for number, gate in self._lms.items() if number < newest[gate]]
+        old += list(self._lms)[: max(0, len(self._lms) - _LMS_KEPT)]
+        # A drop may overtake a call that has not begun, so an LM in use stays until the next look.
+        used = {running.lm_number for running in self.in_flight.values()}
+        for number in {*old} - used:
+            del self._lms[number]
+            self._channel.send(DropLM(number))
 
     def not_started(self, work: Work) -> None:
         """A call could not be sent after all."""
@@ -256,11 +266,13 @@ class WorkerHandle:
         self._pidfd = -1
         if status is None:
             kill_group(self.pid)  # no zygote has told of its end, so none may have swept its group
-        for output in self._outputs:
-            output.read_to_end()
-        self._permits.lose(time.monotonic())
-        self.dead.set()
-        self._on_death(self, status)
+        try:
+            for output in self._outputs:
+                output.read_to_end()
+            self._permits.lose(time.monotonic())
+        finally:
+            self.dead.set()
+            self._on_death(self, status)
 
     def close_after_fork(self) -> None:
         """In a forked copy: the worker serves the process that started it."""

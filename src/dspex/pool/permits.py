@@ -93,19 +93,21 @@ class WorkerPermits:
         Args:
             now: The monotonic second.
         """
-        for gate, ask in self._waiting.values():
-            gate.withdraw(ask)
-        for gate, permit in [*self._granted.values(), *self._seats.values()]:
+        asks, permits = list(self._waiting.values()), [*self._granted.values(), *self._seats.values()]
+        self._waiting, self._granted, self._seats = {}, {}, {}
+        # All asks before anything comes back: nothing may be granted to the dead.
+        for gate in {gate for gate, _ in asks}:
+            gate.withdraw(*(ask for its, ask in asks if its is gate))
+        for gate, permit in permits:
             if permit is FREE:
                 gate.release(permit)
             else:
                 gate.settle(permit, sent=now)
-        self._waiting.clear()
-        self._granted.clear()
-        self._seats.clear()
 
 
 def _usage(message: LmDone) -> tuple[int, int] | None:
     if message.record is not None and message.status == "ok":
-        return message.record.usage.prompt_tokens, message.record.usage.completion_tokens
+        usage = message.record.usage
+        # A provider that does not count has not answered for nothing.
+        return (usage.prompt_tokens, usage.completion_tokens) if usage.total_tokens else None
     return (0, 0) if message.status in _UNCHARGED else None

@@ -59,6 +59,7 @@ class LocalPool:
         self._queue = Queue(options.max_queue)
         self._counters: Counter[str] = Counter()
         self._mean_seconds = 0.0
+        self._pumping = False
         self._closed = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -209,15 +210,21 @@ class LocalPool:
             worker.start(work, seat)
         except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
             worker.not_started(work)
-            self._end(work, endings.not_sent(error, len(self._queue), self._retry_after()))
+            self._end(work, endings.not_sent(error))
 
     def _pump(self) -> None:
         """Give waiting calls to workers while there are both."""
-        while len(self._queue) and self._has_free_worker():
-            work = self._queue.pop(self._take_seat)
-            if work is None:
-                return
-            self._start(work)
+        if self._pumping:
+            return  # by something that it did itself; it goes on after that
+        self._pumping = True
+        try:
+            while len(self._queue) and self._has_free_worker():
+                work = self._queue.pop(self._take_seat)
+                if work is None:
+                    return
+                self._start(work)
+        finally:
+            self._pumping = False
 
     def _on_room(self) -> None:
         if len(self._queue):

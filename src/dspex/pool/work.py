@@ -113,8 +113,8 @@ class Work:
 
     @property
     def waits_for_permit(self) -> bool:
-        """Whether it is in the queue, and its LM may be what it waits for there."""
-        return self.started is None and self.gate is not None and self.gate.watched
+        """Whether it is in the queue because its LM may not be asked now."""
+        return self.started is None and self.gate is not None and self.gate.watched and self.gate.shut
 
     def timed_out(self, *, killed: bool) -> PythonTimeout:
         """The error of a call whose deadline has passed."""

@@ -179,8 +179,8 @@ class Core:
     def stats(self) -> RuntimeStats:
         """How everything stands."""
         lms = [
-            LMStats(lm.model, gate.in_flight, gate.waiting, *gate.last_minute(), gate.slowed)
-            for lm, gate in self.models.gates
+            LMStats(gate.model, gate.in_flight, gate.waiting, *gate.last_minute(), gate.slowed)
+            for gate in self.models.gates
             if gate.watched
         ]
         return RuntimeStats({name: pool.stats() for name, pool in list(self._pools.items())}, lms)

@@ -133,6 +133,14 @@ class Blob:
         """
         return Blob(os.dup(self.fileno()), self.size)
 
+    def read(self) -> bytes:
+        """A copy of its bytes, which takes no further descriptor."""
+        parts, position = [], 0
+        while position < self.size:
+            parts.append(os.pread(self.fileno(), self.size - position, position))
+            position += len(parts[-1])
+        return b"".join(parts)
+
     @contextlib.contextmanager
     def mapped(self) -> Iterator[memoryview]:
         """Its bytes, without a copy. What is decoded from them must not be a view of them.
@@ -163,16 +171,27 @@ class Blob:
         self.close()
 
 
-@functools.cache
 def available() -> bool:
     """Whether this system has sealed memory; where it has none, large values travel as frames.
 
     Sandboxes (seccomp) refuse it, and so do systems other than Linux.
     """
     try:
+        return _is_allowed()
+    except OSError:
+        return False  # no descriptor or no memory is free now, which may be otherwise the next time
+
+
+@functools.cache
+def _is_allowed() -> bool:
+    try:
         Blob.of([b"\0"]).close()
-    except (OSError, AttributeError):
+    except AttributeError:
         return False
+    except OSError as error:
+        if error.errno in {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}:
+            return False
+        raise
     return True
 
 
