@@ -19,7 +19,7 @@ from msgspec.msgpack import Ext
 from dspex.wire import blobs, payloads, pieces
 from dspex.wire.blobs import Blob, BlobError
 from dspex.wire.codes import pack, unpack
-from dspex.wire.values import WireError, encode_pieces
+from dspex.wire.values import WireError, encode
 from tests.descriptors import descriptors, leave_free, memories, refuse_memfd
 from tests.fresh import fresh
 from tests.large import file, sealed, unsealed
@@ -130,7 +130,7 @@ def test_what_is_decoded_from_a_mapping_stays_when_it_is_gone() -> None:
         "fortran": np.asfortranarray(np.ones((300, 400))),
         "nested": [(b"a" * MiB, {"set": {1, 2}})],
     }
-    parts, types = encode_pieces(value)
+    parts, types = encode(value)
     before = memories()
     stored = payloads.store(parts)
     assert isinstance(stored, Blob)
@@ -188,7 +188,7 @@ def test_pieces_make_the_same_value(tree: Any, large: int) -> None:
 def test_large_bytes_are_not_copied_before_they_are_stored() -> None:
     """A caller would hold each large value three times."""
     data, array = b"x" * MiB, np.zeros(MiB, "u1")
-    found, _ = encode_pieces({"outputs": {"one": data, "two": [array, data]}})
+    found, _ = encode({"outputs": {"one": data, "two": [array, data]}})
     assert sum(part is data for part in found) == 2
     assert sum(map(len, found)) < 3 * MiB + 200
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from msgspec.msgpack import Ext
 
 from dspex.errors import InvalidInput
-from dspex.wire.values import WireError, decode, encode
+from dspex.wire.values import WireError, decode
 from tests.value_strategies import SLOW_OK, arrays, values
-from tests.values import ALL_TYPES, travel
+from tests.values import ALL_TYPES, encode, travel
 
 FUZZ = settings(deadline=None, max_examples=400, suppress_health_check=SLOW_OK)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dspex.wire.values import Unsendable, WireError, decode, encode, encode_result
+from dspex.wire.values import Unsendable, WireError, decode
 from tests.values import (
     Box,
     Color,
@@ -27,6 +27,8 @@ from tests.values import (
     Strict,
     Tagged,
     arrives,
+    encode,
+    encode_result,
     model,
     travel,
 )

@@ -18,8 +18,20 @@ import pytest
 from msgspec.msgpack import Ext
 
 from dspex.errors import InvalidInput
-from dspex.wire.values import Unsendable, decode, encode, encode_result
-from tests.values import ALL_TYPES, Hostile, Model, Offset, Point, Slotted, Tagged, model, travel
+from dspex.wire.values import Unsendable, decode
+from tests.values import (
+    ALL_TYPES,
+    Hostile,
+    Model,
+    Offset,
+    Point,
+    Slotted,
+    Tagged,
+    encode,
+    encode_result,
+    model,
+    travel,
+)
 
 
 @dataclasses.dataclass

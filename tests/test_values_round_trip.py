@@ -16,7 +16,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 
-from dspex.wire.values import WireError, decode, encode, encode_result
+from dspex.wire.values import WireError, decode
 from tests.value_strategies import SLOW_OK, arrays, values
 from tests.values import (
     ALL_TYPES,
@@ -37,6 +37,8 @@ from tests.values import (
     Solid,
     Tagged,
     arrives,
+    encode,
+    encode_result,
     form,
     model,
     travel,

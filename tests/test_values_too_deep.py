@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from dspex.errors import InvalidInput, ResultTooLarge
-from dspex.wire.values import MAX_DEPTH, decode, encode, encode_result
-from tests.values import Box, Late, Point, Tagged, model, travel
+from dspex.wire.values import MAX_DEPTH, decode
+from tests.values import Box, Late, Point, Tagged, encode, encode_result, model, travel
 
 
 def nested(levels: int, wrap: Any) -> Any:

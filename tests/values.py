@@ -14,7 +14,8 @@ import numpy as np
 import pydantic
 import pydantic.dataclasses
 
-from dspex.wire.values import decode, encode
+from dspex.wire import values
+from dspex.wire.values import decode
 
 T = TypeVar("T")
 
@@ -255,6 +256,24 @@ def form(value: Any) -> Any:
         names = [field.name for field in dataclasses.fields(value)]
         return kind, [(name, form(getattr(value, name, "unset"))) for name in names]
     return kind, str(value)
+
+
+class Encoded(NamedTuple):
+    """A value as it is sent, in one piece, and the classes in it."""
+
+    data: bytes
+    types: dict[str, type]
+
+
+def encode(value: Any, *, where: str = "value") -> Encoded:
+    """What a caller sends, in one piece."""
+    pieces, types = values.encode(value, where=where)
+    return Encoded(b"".join(pieces), types)
+
+
+def encode_result(value: Any) -> bytes:
+    """What a worker answers, in one piece."""
+    return b"".join(values.encode_result(value))
 
 
 def travel(value: Any) -> Any:

@@ -11,7 +11,7 @@ import msgspec
 
 from dspex.errors import PayloadTooLarge, ResultTooLarge
 from dspex.wire.blobs import Blob, available
-from dspex.wire.values import WireError, decode, encode_pieces
+from dspex.wire.values import WireError, decode, encode
 
 Payload = bytes | Blob
 
@@ -42,7 +42,7 @@ def encode_arguments(
         InvalidInput: A part of it cannot be sent.
         PayloadTooLarge: It is over the limit; nothing was stored or sent.
     """
-    pieces, types = encode_pieces(value, where=where)
+    pieces, types = encode(value, where=where)
     size = len(pieces[0]) if len(pieces) == 1 else _size(pieces)
     if size > limit:
         raise PayloadTooLarge(

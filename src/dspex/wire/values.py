@@ -26,35 +26,12 @@ from dspex.wire.writer import MAX_DEPTH, write
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "MAX_DEPTH",
-    "Encoded",
-    "Unsendable",
-    "WireError",
-    "decode",
-    "encode",
-    "encode_pieces",
-    "encode_result",
-    "encode_result_pieces",
-]
+__all__ = ["MAX_DEPTH", "Unsendable", "WireError", "decode", "encode", "encode_result"]
 
 _decode_plain = msgspec.msgpack.Decoder(ext_hook=Reader({}).build).decode
 
 
-class Encoded(msgspec.Struct, frozen=True):
-    """A value that is ready to be sent.
-
-    Attributes:
-        data: The value as one MessagePack value.
-        types: The classes of records and enums in it, by their name on the wire; with them ``decode``
-            builds the same classes from an answer.
-    """
-
-    data: bytes
-    types: dict[str, type]
-
-
-def encode(value: Any, *, where: str = "value") -> Encoded:
+def encode(value: Any, *, where: str = "value") -> tuple[list[bytes], dict[str, type]]:
     """Encode what a caller sends.
 
     Args:
@@ -63,18 +40,13 @@ def encode(value: Any, *, where: str = "value") -> Encoded:
             scalars, in any combination.
         where: What the value is called in messages (``"inputs"``).
 
+    Returns:
+        One MessagePack value in pieces that are to be joined, so that large bytes are not copied; and the
+        classes of records and enums in it by their name on the wire, with which ``decode`` builds the same
+        classes from an answer.
+
     Raises:
         InvalidInput: A part of it cannot be sent; the message and ``details["path"]`` say which.
-    """
-    pieces, types = encode_pieces(value, where=where)
-    return Encoded(b"".join(pieces), types)
-
-
-def encode_pieces(value: Any, *, where: str = "value") -> tuple[list[bytes], dict[str, type]]:
-    """``encode`` without a copy of large bytes: what has to be joined, and the types.
-
-    Raises:
-        InvalidInput: See ``encode``.
     """
     try:
         return write(value, lenient=False)
@@ -84,23 +56,17 @@ def encode_pieces(value: Any, *, where: str = "value") -> tuple[list[bytes], dic
         raise InvalidInput(message, details={"path": path}) from refusal.__cause__
 
 
-def encode_result(value: Any) -> bytes:
+def encode_result(value: Any) -> list[bytes]:
     """Encode what a worker answers, with an ``Unsendable`` in the place of each part that cannot be sent.
 
     A dict with a key, or a set with an element, that cannot be sent is replaced as a whole: two markers in
     it would fall into one.
 
+    Returns:
+        One MessagePack value in pieces, as ``encode`` gives it.
+
     Raises:
         ResultTooLarge: It is nested deeper than ``MAX_DEPTH``, or contains itself.
-    """
-    return b"".join(encode_result_pieces(value))
-
-
-def encode_result_pieces(value: Any) -> list[bytes]:
-    """``encode_result`` without a copy of large bytes: what has to be joined.
-
-    Raises:
-        ResultTooLarge: See ``encode_result``.
     """
     try:
         return write(value, lenient=True)[0]
@@ -114,7 +80,7 @@ def decode(data: bytes | memoryview | msgspec.Raw, types: Mapping[str, type] | N
     """The value that was encoded.
 
     Args:
-        data: What ``encode`` or ``encode_result`` gave.
+        data: What ``encode`` or ``encode_result`` gave, joined.
         types: The classes that may be built, by their name on the wire. A record of any other class comes as
             a dict of its fields, and a member of any other enum as its value. As a key of a dict or an
             element of a set, where no dict can be, such a record comes as a tuple of (field, value) pairs.

@@ -21,7 +21,7 @@ from dspex.types import commands as registered
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import Call
 from dspex.wire.payloads import take
-from dspex.wire.values import encode_result_pieces
+from dspex.wire.values import encode_result
 from dspex.worker import faults
 from dspex.worker.allowed import is_allowed
 from dspex.worker.build import build
@@ -65,7 +65,7 @@ class Commands:
 
     async def _get_stats(self, _call: Call, _args: Args) -> list[bytes]:
         worker = self._worker
-        return encode_result_pieces(
+        return encode_result(
             {
                 "pid": os.getpid(),
                 "in_flight": len(worker.running) - 1,
@@ -82,7 +82,7 @@ class Commands:
             raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
         if "signature" not in asked:
             await self._load_users()
-            return encode_result_pieces(
+            return encode_result(
                 {
                     "commands": self._known(),
                     "modules": list(catalogue.MODULES),
@@ -92,7 +92,7 @@ class Commands:
         spec = make(asked.get("module", "dspy.Predict"), asked["signature"])
         program = build(spec)
         declared = program.module if isinstance(program.module, dspy.Predict) else program.module.predict
-        return encode_result_pieces(
+        return encode_result(
             {
                 "module": spec.module,
                 "instructions": declared.signature.instructions,
@@ -123,11 +123,9 @@ class Commands:
         except TypeError as error:
             raise InvalidOption(f"{call.command}: {error}", details={"command": call.command}) from None
         if inspect.iscoroutinefunction(function):
-            return encode_result_pieces(await function(**arguments))
+            return encode_result(await function(**arguments))
         # Encoded in the thread, too: a large result would hold up the calls on the loop.
-        encoded: list[bytes] = await in_thread(
-            self._threads, lambda: encode_result_pieces(function(**arguments))
-        )
+        encoded: list[bytes] = await in_thread(self._threads, lambda: encode_result(function(**arguments)))
         return encoded
 
     def _known(self) -> list[str]:

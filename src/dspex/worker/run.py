@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 
-from dspex.wire.values import encode_result_pieces
+from dspex.wire.values import encode_result
 from dspex.worker.build import Program
 from dspex.worker.validate import check_inputs
 
@@ -38,7 +38,7 @@ async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, ada
             {name: _plain(completions[name][index]) for name in program.outputs}
             for index in range(len(completions))
         ]
-    return encode_result_pieces(answer)
+    return encode_result(answer)
 
 
 def _plain(value: Any) -> Any:
