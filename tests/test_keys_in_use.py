@@ -67,6 +67,40 @@ async def test_a_function_is_asked_again_when_its_token_is_refused(provider: Pro
         assert "token-" not in json.dumps(caught.value.to_wire())
 
 
+async def test_the_token_of_a_second_step_is_renewed_too(provider: Provider) -> None:
+    """A two-step LM would fail until its first key changed."""
+
+    def reply(request: Request) -> Reply:
+        key = request.headers["authorization"].removeprefix("Bearer ")
+        if request.model == "first":
+            return echo()
+        return echo() if key == "token-2" else fault(401)
+
+    provider.reply = reply
+    given = iter(range(1, 100))
+    second = dspex.LM("openai/second", base_url=provider.base_url, api_key=lambda: f"token-{next(given)}")
+    lm = dspex.LM("openai/first", base_url=provider.base_url, adapter="two_step", extraction_lm=second)
+    async with dspex.Runtime(lm, pools=ONE) as runtime:
+        answer = await runtime.adapter().agenerate("q", signature="question -> answer")
+    assert answer.requests[-1].status == "ok"
+
+
+async def test_closing_while_a_key_is_fetched_is_an_error_of_the_call(provider: Provider) -> None:
+    """The caller's own task would seem to be cancelled, and a task group would swallow that."""
+
+    async def token() -> str:
+        await asyncio.sleep(3600)
+        return ""
+
+    async with dspex.Runtime(
+        dspex.LM("openai/x", base_url=provider.base_url, api_key=token), pools=ONE
+    ) as runtime:
+        call = asyncio.create_task(runtime.adapter().agenerate("q", timeout=None))
+        await asyncio.sleep(0.1)
+    with pytest.raises(dspex.PoolClosed):
+        await call
+
+
 async def test_a_file_that_changes_is_read_again(provider: Provider, tmp_path: Path) -> None:
     """A rotated secret, mounted as a file, would need a restart."""
     door = provider.reply = Doorkeeper("old")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,8 @@ async def test_a_file_is_read_again_when_its_key_was_refused(tmp_path: Path) -> 
     assert await keys.fetch(f"file:{file}") == "one"
     file.write_text("two")
     assert await keys.fetch(f"file:{file}") == "one", "read once in a while, not for each call"
-    assert await keys.fetch(f"file:{file}", refused="one") == "two"
-    assert await keys.fetch(f"file:{file}", refused="one") == "two"
+    assert await keys.fetch(f"file:{file}", refused={"one"}) == "two"
+    assert await keys.fetch(f"file:{file}", refused={"one"}) == "two"
 
 
 @pytest.mark.anyio
@@ -199,7 +200,7 @@ async def test_a_function_is_called_once_for_all_who_need_its_key_at_once(is_asy
 
     keys, secret = secrets.Keys(), later if is_async else token
     assert set(await asyncio.gather(*(keys.fetch(secret) for _ in range(20)))) == {"token-1"}
-    assert await keys.fetch(secret, refused="token-1") == "token-2"
+    assert await keys.fetch(secret, refused={"token-1"}) == "token-2"
     assert len(calls) == 2
 
 
@@ -253,6 +254,7 @@ async def test_a_key_that_is_not_there_is_said_by_its_place(secret: secrets.Secr
         await secrets.Keys().fetch(secret)
     assert said in caught.value.message
     assert KEY not in f"{caught.value!r} {caught.value.details}"
+    assert KEY not in "".join(traceback.format_exception(caught.value))
     assert caught.value.details["variable"]
 
 
@@ -269,3 +271,16 @@ def test_an_lm_with_a_function_is_equal_to_itself_only() -> None:
     assert LM("openai/x", api_key=one) == LM("openai/x", api_key=one)
     assert LM("openai/x", api_key=one) != LM("openai/x", api_key=other)
     assert "<lambda>" in repr(LM("openai/x", api_key=one))
+
+
+class _NoKey:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self) -> str:
+        return "token"
+
+
+def test_a_function_that_cannot_be_remembered_is_refused_at_once() -> None:
+    """Each call would fail with a `TypeError` of ours."""
+    with pytest.raises(InvalidOption, match="hashable"):
+        LM("openai/x", api_key=_NoKey())

@@ -11,11 +11,11 @@ import inspect
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from pathlib import Path
 from typing import Any
 
-from dspex.errors import InvalidOption, LMNotConfigured
+from dspex.errors import InvalidOption, LMNotConfigured, PoolClosed
 
 Secret = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
@@ -32,7 +32,11 @@ def check(secret: object) -> None:
     Raises:
         InvalidOption: It is neither; the message never holds it.
     """
-    if secret is None or callable(secret):
+    if secret is None:
+        return
+    if callable(secret):
+        if not isinstance(secret, Hashable):
+            raise _refused(f"and a {type(secret).__name__} cannot be remembered: it is not hashable")
         return
     if not isinstance(secret, str) or not secret:
         raise _refused(f"not {type(secret).__name__}" if not isinstance(secret, str) else "not empty text")
@@ -97,25 +101,31 @@ class Keys:
         self._known: OrderedDict[Secret, tuple[str, float]] = OrderedDict()
         self._looking: dict[Secret, asyncio.Task[str]] = {}
 
-    async def fetch(self, secret: Secret, *, refused: str | None = None) -> str:
+    async def fetch(self, secret: Secret, *, refused: Collection[str] = ()) -> str:
         """The key that a secret stands for now.
 
         Args:
             secret: A reference to a file or a keyring, or a function.
-            refused: A key that a provider has just refused.
+            refused: Keys that a provider has just refused.
 
         Raises:
             LMNotConfigured: There is none.
+            PoolClosed: The runtime was closed meanwhile.
         """
         known = self._known.get(secret)
-        if known is not None and known[0] != refused and time.monotonic() - known[1] < _FRESH:
+        if known is not None and known[0] not in refused and time.monotonic() - known[1] < _FRESH:
             return known[0]
         looking = self._looking.get(secret)
         if looking is None:
             looking = self._looking[secret] = asyncio.create_task(self._look_up(secret))
             looking.add_done_callback(lambda _: self._looking.pop(secret, None))
-        # Not ended with whoever waits: others may wait for it too.
-        return await asyncio.shield(looking)
+        try:
+            # Not ended with whoever waits: others may wait for it too.
+            return await asyncio.shield(looking)
+        except asyncio.CancelledError:
+            if looking.cancelled() and not _is_cancelled():
+                raise PoolClosed("this runtime was closed while the call waited for its LM's key") from None
+            raise
 
     async def _look_up(self, secret: Secret) -> str:
         key = await _look_up(secret)
@@ -129,6 +139,11 @@ class Keys:
         """Stop looking."""
         for looking in self._looking.values():
             looking.cancel()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _look_up(secret: Secret) -> str:
@@ -152,12 +167,12 @@ async def _call(function: Callable[[], Any]) -> Any:
             return await function()
         key = await asyncio.to_thread(function)
         return await key if inspect.isawaitable(key) else key
-    except Exception as error:
-        # What it says may hold a token, so only its class is told.
+    except Exception as error:  # noqa: BLE001 (whatever it raises)
+        # What it says may hold a token, and its traceback too, so only its class is told.
         raise LMNotConfigured(
             f"no API key: {shown(function)} raised {type(error).__name__}",
             details={"variable": shown(function), "type": type(error).__qualname__},
-        ) from error
+        ) from None
 
 
 def _read_file(name: str) -> str:
@@ -181,11 +196,11 @@ def _read_keyring(name: str) -> str:
         ) from None
     try:
         key: str | None = keyring.get_password(service, user)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (each backend has errors of its own)
         raise LMNotConfigured(
             f"no API key: the keyring cannot be read: {type(error).__name__}",
             details={"variable": f"keyring:{name}"},
-        ) from error
+        ) from None
     if key is None:
         raise LMNotConfigured(
             f"no API key: the keyring has no entry for {user!r} in {service!r}; make it with `keyring set "

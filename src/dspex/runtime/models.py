@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dspex.errors import InvalidOption, LMNotConfigured
@@ -35,6 +35,12 @@ class Resolved:
     number: int
     spec: LMSpec
     gate: Gate
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Its key, and that of its second step."""
+        specs = (self.spec, self.spec.extraction)
+        return frozenset(spec.api_key for spec in specs if spec is not None and spec.api_key is not None)
 
 
 class Models:
@@ -105,12 +111,12 @@ class Models:
         both = (profile, profile.extraction_lm or profile)
         return any(one.is_local or secrets.takes_time(one.api_key) for one in both)
 
-    async def resolve(self, lm: LM | str | None, *, refused: str | None = None) -> Resolved:
+    async def resolve(self, lm: LM | str | None, *, refused: Collection[str] = ()) -> Resolved:
         """The LM as a worker needs it.
 
         Args:
             lm: What the caller named.
-            refused: A key that a provider has just refused; one that can be fetched again is.
+            refused: Keys that a provider has just refused; one that can be fetched again is.
 
         Raises:
             LMNotConfigured: Its key, or what the embedded model needs, is not there.
