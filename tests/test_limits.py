@@ -109,11 +109,24 @@ async def test_a_call_without_a_permit_waits_in_the_queue_and_takes_no_slot(prov
         with pytest.raises(dspex.PythonTimeout) as caught:
             await adapter.agenerate("late", lm=limited, timeout=0.2)
         assert caught.value.details["phase"] == "queued"
-        assert "Limits" in caught.value.message
+        assert "in_flight=1" in caught.value.message
         for task in held:
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)
         assert (await adapter.agenerate("after", lm=limited)).response == "after"
+
+
+async def test_a_call_that_a_minute_holds_back_says_when_to_come_back(provider: Provider) -> None:
+    """A client would try again at once, or give up."""
+    limits = dspex.Limits(requests_per_minute=1)
+    lm = dspex.LM("openai/x", base_url=provider.base_url, limits=limits)
+    async with dspex.Runtime(lm, pools=TWO) as runtime:
+        await runtime.adapter().agenerate("q")
+        with pytest.raises(dspex.PythonTimeout) as caught:
+            await runtime.adapter(timeout=0.1).agenerate("r")
+    assert "requests_per_minute=1" in caught.value.message
+    assert caught.value.retry_after is not None
+    assert 50 < caught.value.retry_after < 62
 
 
 async def test_a_killed_workers_permits_come_back(provider: Provider) -> None:

@@ -382,3 +382,14 @@ def _eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.005)
+
+
+def test_a_test_that_names_no_lm_asks_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this failed, a test that forgot its scripted LM would be sent to the project's real one."""
+    (tmp_path / "dspex.toml").write_text('default_lm = "openai/gpt-5-mini"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSPEX_LM", "openai/gpt-5-mini")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-real")
+    with InProcessRuntime(pools={"general": dspex.PoolOptions(workers=1)}) as runtime:
+        with pytest.raises(dspex.LMNotConfigured, match="no language model"):
+            runtime.adapter().generate("?")

@@ -23,7 +23,8 @@ import dspex
 from . import problems
 from .watched import while_connected
 
-LM = dspex.LM(os.environ.get("DSPEX_LM", "local"), base_url=os.environ.get("LM_BASE_URL"))
+MODEL = os.environ.get("DSPEX_LM")  # a model or a profile; else what dspex.toml says
+ADDRESS = os.environ.get("LM_BASE_URL")
 DEADLINE = float(os.environ.get("DEADLINE", "20"))  # seconds; the work stops when they are over
 
 log = logging.getLogger("uvicorn.error")
@@ -45,7 +46,8 @@ class Answer(BaseModel):
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the runtime on the server's loop, and close it when the server stops."""
     pools = {"general": dspex.PoolOptions(workers=1)}  # of each server process
-    async with dspex.Runtime(lm=LM, pools=pools) as runtime:
+    lm = dspex.LM(MODEL, base_url=ADDRESS) if MODEL and ADDRESS else MODEL
+    async with dspex.Runtime(lm, pools=pools) as runtime:
         app.state.runtime = runtime
         app.state.adapter = runtime.adapter(timeout=DEADLINE)
         yield

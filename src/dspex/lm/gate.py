@@ -120,6 +120,21 @@ class Gate:
         return now < self._paused_until or self._minute.wait(now, 0) > 0
 
     @property
+    def opens_in(self) -> float | None:
+        """Seconds until a call could begin by the clock alone; None when one under way has to end first."""
+        now = time.monotonic()
+        wait = max(self._paused_until - now, self._minute.wait(now, 0))
+        return round(wait, 3) if 0 < wait < math.inf else None
+
+    @property
+    def reason(self) -> str:
+        """Why it is shut, for people."""
+        if self.slowed:
+            return "its provider is busy"
+        limits = {name: getattr(self.limits, name) for name in self.limits.__struct_fields__}
+        return ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
+
+    @property
     def slowed(self) -> bool:
         """Whether the provider was asked too much, and has not recovered yet."""
         return self._window < math.inf

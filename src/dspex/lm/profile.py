@@ -155,7 +155,7 @@ class LM:
             shown.append(f"api_key={secrets.shown(self.api_key)}")
         if self.base_url is not None:
             shown.append(f"base_url={without_password(self.base_url)!r}")
-        names = ("temperature", "max_tokens", "timeout", "engine")
+        names = ("temperature", "max_tokens", "timeout", "engine", "limits")
         shown += [f"{name}={value!r}" for name in names if (value := getattr(self, name)) is not None]
         return f"LM({', '.join(shown)})"
 

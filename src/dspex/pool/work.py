@@ -122,10 +122,13 @@ class Work:
         phase = "queued" if self.started is None else "running"
         allowed = (self.deadline or now) - self.admitted
         how = "; its worker was killed" if killed else ""
-        if self.waits_for_permit:
-            how = "; its LM may not be asked more at once or in a minute, see Limits"
+        retry_after = None
+        if self.gate is not None and self.waits_for_permit:
+            how = f"; its LM may not be asked now: {self.gate.reason}"
+            retry_after = self.gate.opens_in
         return PythonTimeout(
             f"the call did not end within its {allowed:.3g} s ({phase}){how}; raise timeout=... if it needs "
             "longer",
             details={"phase": phase, "elapsed": round(now - self.admitted, 3), "killed": killed},
+            retry_after=retry_after,
         )
