@@ -115,7 +115,8 @@ def settings_page() -> str:
         "## Every option",
         "The name is that of a file: `pool.general.workers` is `workers` in the table `[pool.general]`. "
         "`NAME` is a name of yours, which a variable has in upper case. In `lm.NAME` any further key is a "
-        "request parameter, and goes to the provider under its own name.",
+        "request parameter, and goes to the provider under its own name, or an option of the connection, as "
+        "[Language models](lm.md#providers) lists them.",
         table(("Option", "Type", "Default", "Unit", "Variable", "Meaning"), rows),
         "`DSPEX_SETTINGS` names the settings file.",
         "## A file",

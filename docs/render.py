@@ -18,8 +18,8 @@ _NOTE = "<!-- Written by docs/generate.py from the code. Change the docstrings t
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$")
 _ENTRY = re.compile(r"^    (\*{0,2}[\w.]+): (.*)$")
 _MIB = 1024 * 1024
-# The word of an option's meaning that is its unit.
-_UNIT = re.compile(r"\b(seconds|bytes|tokens)\b", re.IGNORECASE)
+# The word of an option's meaning that is its unit; "60 seconds" is a number of something else.
+_UNIT = re.compile(r"\b(?<!\d )(seconds|bytes|tokens|requests)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

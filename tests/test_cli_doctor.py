@@ -90,13 +90,73 @@ def test_keys_are_found_by_name_and_never_shown(bare: dict[str, str], tmp_path: 
     ran = dspex("doctor", "--quick", "--json", **bare)
     told = {check["name"]: check for check in json.loads(ran.stdout)["checks"]}
     assert told["keys"]["status"] == "warning", "two variables are set and empty"
-    assert told["keys"]["found"].startswith("set: OPENAI_API_KEY, GOOGLE_API_KEY; ")
-    assert "anthropic (ANTHROPIC_API_KEY)" in told["keys"]["found"]
+    assert told["keys"]["found"].startswith("set: OPENAI_API_KEY, GOOGLE_API_KEY; set but empty: ")
     people = dspex("doctor", "--quick", **bare)
     assert people.returncode == 0
     for text in (ran.stdout, ran.stderr, people.stdout, people.stderr):
         for piece in ("canary", "Q7x9", "Z3k8", "M5"):
             assert piece not in text.replace(str(tmp_path), "")
+
+
+def test_keys_of_clouds_and_of_the_settings_are_found(bare: dict[str, str], tmp_path: Path) -> None:
+    """If this failed, who has all the keys that he needs would be told that he has none."""
+    file = tmp_path / "dspex.toml"
+    file.write_text(
+        '[lm.a]\nmodel = "openai/x"\napi_key = "env:SHOP_KEY"\nextra_headers.x-key = "env:GATEWAY_KEY"\n'
+    )
+    there = {
+        **dict.fromkeys(("SHOP_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "canary"),
+        "GOOGLE_APPLICATION_CREDENTIALS": "/canary.json",
+    }
+    bare |= {**there, "DSPEX_SETTINGS": str(file)}
+    _, checks = examine("--quick", **bare)
+    assert checks["keys"]["found"].startswith(
+        f"set: {', '.join(there)}; named by the settings and not set: GATEWAY_KEY"
+    )
+    assert (checks["keys"]["status"], checks["keys"]["mend"]) == ("missing", "export GATEWAY_KEY=...")
+    assert "canary" not in checks["keys"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[lm.a]\nmodel = "nope/x"', "dspex.toml:2: lm.a.model: unknown provider 'nope'"),
+        ('default_lm = "fst"', "dspex.toml:1: default_lm: no LM profile 'fst'"),
+    ],
+)
+def test_settings_that_a_runtime_refuses_are_wrong_settings(
+    bare: dict[str, str], tmp_path: Path, text: str, says: str
+) -> None:
+    """If this failed, a slip in a profile would be called a broken machine."""
+    file = tmp_path / "dspex.toml"
+    file.write_text(text)
+    ran = dspex("doctor", "--quick", **bare, DSPEX_SETTINGS=str(file))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert says in ran.stderr
+
+
+def test_an_interpreter_that_does_not_run_is_named(bare: dict[str, str]) -> None:
+    """If this failed, who mistyped its path would install DSPy again and again."""
+    code, checks = examine("--quick", **bare, DSPEX_PYTHON="/nonexistent/python")
+    assert code == 1
+    assert checks["DSPy"]["found"] == "/nonexistent/python does not run: No such file or directory"
+    assert checks["DSPy"]["mend"].startswith("set python= of the settings to ")
+    assert checks["worker"]["status"] == "broken"
+
+
+def test_the_worker_is_tried_without_profiles_and_pools(bare: dict[str, str], tmp_path: Path) -> None:
+    """If this failed, what is wrong with a module of the user's would be called a broken machine."""
+    file = tmp_path / "dspex.toml"
+    file.write_text(
+        f'python = "{sys.executable}"\n[lm.a]\nmodel = "openai/x"\n[pool.b]\npreload = ["no_such_module"]\n'
+    )
+    bare |= {
+        "DSPEX_SETTINGS": str(file),
+        "DSPEX_LM__A__API_KEY": "canary",
+        "DSPEX_POOL__MORE__PRELOAD": "nor_this",
+    }
+    code, checks = examine("--quick", **bare)
+    assert (code, checks["worker"]["status"]) == (0, "ok"), checks["worker"]
 
 
 def test_plain_lines_for_people(bare: dict[str, str]) -> None:

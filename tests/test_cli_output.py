@@ -75,6 +75,35 @@ def test_a_reader_that_has_seen_enough_is_no_news(provider: Provider, kind: str)
     assert all("tokens" in line for line in ran.stderr.splitlines())
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_are_no_news(provider: Provider, closed: str) -> None:
+    """If this failed, a job that was started without standard input would end in an abort."""
+    provider.reply = lambda _: fields(answer="Paris")
+    ran = shell(closed, *command(provider, "run"))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == ("" if ">&- " in f"{closed} ".replace("2>", "") else "Paris\n")
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_prompt_from_a_closed_standard_input_is_refused(provider: Provider) -> None:
+    """If this failed, a script would get a traceback for its mistake."""
+    ran = shell("<&-", "run", "Predict", "question -> answer", "-", "--lm", "openai/x")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("invalid_input '-' reads standard input, which is closed")
+
+
+def shell(redirections: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with redirections of a shell."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" "$@" {redirections}', *SCRIPT, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_a_character_that_the_locale_does_not_have(provider: Provider) -> None:
     """If this failed, an answer would be lost in a container without a locale."""
     provider.reply = lambda _: fields(answer="Zoë ✓")

@@ -81,6 +81,16 @@ def test_the_reference_is_what_the_code_says() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+def test_units_of_options() -> None:
+    """If this failed, a reader would take a number of requests for one of seconds."""
+    text = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    cells = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("| `lm.NAME")]
+    units = {row[1].strip(" `").removeprefix("lm.NAME."): row[4].strip() for row in cells}
+    assert units["limits.requests_per_minute"] == "requests"
+    assert units["limits.tokens_per_minute"] == "tokens"
+    assert (units["timeout"], units["retry.wait"], units["model"]) == ("seconds", "seconds", "")
+
+
 def test_a_reference_that_differs_is_noticed(tmp_path: Path) -> None:
     """If this failed, the check would pass whatever the pages say."""
     copy = tmp_path / "docs"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +34,20 @@ def lm(provider: Provider) -> dspex.LM:
 def runtime(lm: dspex.LM) -> Iterator[dspex.Runtime]:
     with dspex.Runtime(lm, pools=ONE) as opened:
         yield opened
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_standard_descriptors(closed: str, tmp_path: Path) -> None:
+    """If this failed, a service whose manager closes standard input would be aborted by its event loop."""
+    told = tmp_path / "told"
+    code = f"""
+import pathlib, dspex
+with dspex.Runtime("openai/x", pools={{"general": dspex.PoolOptions(workers=1)}}) as runtime:
+    pathlib.Path({str(told)!r}).write_text(runtime.pool("general").execute("ping"))
+"""
+    shell = ["/bin/sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    ran = subprocess.run(shell, timeout=60, check=False)
+    assert (ran.returncode, told.read_text()) == (0, "pong")
 
 
 @pytest.mark.anyio

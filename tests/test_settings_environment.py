@@ -115,6 +115,22 @@ def test_a_request_parameter_is_json_or_text(monkeypatch: pytest.MonkeyPatch, te
     assert Settings().lms["a"]["effort"] == (text if value is ... else value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("VERTEX_PROJECT", "123456789012"),
+        ("ORGANIZATION", "12345"),
+        ("API_VERSION", "1"),
+        ("PROJECT", "true"),
+    ],
+)
+def test_an_option_of_the_connection_is_text(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """A project that is named by its number could not be set by a variable."""
+    monkeypatch.setenv("DSPEX_LM__A__MODEL", "openai/x")
+    monkeypatch.setenv(f"DSPEX_LM__A__{name}", text)
+    assert Settings().lms["a"][name.lower()] == text
+
+
 def test_a_variable_belongs_to_the_name_that_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile whose name no variable can have could not get its key from the environment."""
     monkeypatch.setenv("DSPEX_LM__GPT_5_1__API_KEY", CANARY)

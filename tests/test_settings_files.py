@@ -232,7 +232,13 @@ def test_a_file_that_everybody_may_write_to_is_not_used(caplog: pytest.LogCaptur
     assert Settings(file=file).max_payload == 2048, "a file that is named is read"
 
 
-def test_a_file_of_another_user_in_his_own_directory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service could not run from files that its deployment owns, or from a mounted directory."""
-    give_away(write("max_payload = 2048\n"), monkeypatch)
-    assert Settings().max_payload == 2048
+def test_a_file_of_another_user_is_not_used_in_a_directory_of_his_own_either(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who goes into a stranger's directory, as root perhaps, would run the program that he named there."""
+    file = write('python = "/home/stranger/evil.sh"\n')
+    give_away(file, monkeypatch)
+    file.parent.chmod(0o755)
+    assert (Settings().python, Settings().ignored) == (None, (str(file),))
+    assert f"{file} is not used: it belongs to another user; name it with DSPEX_SETTINGS" in caplog.text
+    assert Settings(file=file).python == "/home/stranger/evil.sh", "a file that is named is read"

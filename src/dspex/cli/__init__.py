@@ -9,12 +9,15 @@ import signal
 import sys
 from typing import NoReturn
 
+from dspex.process import standard
+
 INTERRUPTED = 130  # what shells make of Ctrl-C
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
 def main() -> None:
     """Run the command line; the entry point of the ``dspex`` script."""
+    standard.fill()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the locale does not have is shown by its number, which beats a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")

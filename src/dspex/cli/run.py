@@ -164,7 +164,7 @@ def _inputs(signature: Signature, arguments: list[str]) -> tuple[str | None, dic
     """Tell the prompt from the inputs by name.
 
     Raises:
-        InvalidInput: There are two prompts, or an input that the signature does not have.
+        InvalidInput: There are two prompts, an input that the signature does not have, or no standard input.
     """
     types = {field.name: field.type for field in signature.inputs}
     prompts: list[str] = []
@@ -174,7 +174,7 @@ def _inputs(signature: Signature, arguments: list[str]) -> tuple[str | None, dic
         if named is not None and named[1] in types:
             inputs[named[1]] = named[2] if types[named[1]] == "str" else _value(named[2])
         else:
-            prompts.append(sys.stdin.read() if argument == "-" else argument)
+            prompts.append(_standard_input() if argument == "-" else argument)
     if len(prompts) > 1:
         names = ", ".join(types)
         raise dspex.InvalidInput(
@@ -186,6 +186,12 @@ def _inputs(signature: Signature, arguments: list[str]) -> tuple[str | None, dic
     if prompts and len(left) == 1 and types[left[0]] != "str":
         inputs[left[0]] = _value(prompts.pop())
     return (prompts[0] if prompts else None), inputs
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:  # the shell closed it
+        raise dspex.InvalidInput("'-' reads standard input, which is closed; pipe a prompt in, or write it")
+    return sys.stdin.read()
 
 
 def _value(text: str) -> Any:

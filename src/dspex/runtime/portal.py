@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from dspex.errors import PoolClosed
+from dspex.process import standard
 
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ class Portal:
     def start_thread(self) -> None:
         """Run a loop on a new thread."""
         self._process = os.getpid()
+        standard.fill()
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="dspex", daemon=True)
         self._thread.start()

@@ -73,8 +73,8 @@ def named(file: File) -> Document:
 def search() -> tuple[Document | None, dict[File, str]]:
     """The settings file of the working directory, or of the nearest directory above it that has one.
 
-    The search ends at a directory with ``.git`` in it. A file that anybody on this machine may have put
-    there is passed over: it could name the interpreter that the workers run.
+    The search ends at a directory with ``.git`` in it. A file that another user may have written is passed
+    over: it could name the interpreter that the workers run.
 
     Returns:
         The file, if there is one, and those passed over, each with a sentence that says why.
@@ -136,11 +136,8 @@ def _distrust(file: File, facts: os.stat_result) -> str | None:
     """Why a file that was only found is not to be used; None if it may be."""
     if facts.st_mode & stat.S_IWOTH and not stat.S_ISLNK(facts.st_mode):
         return "everybody on this machine may write to it"
-    if {facts.st_uid, file.lstat().st_uid} <= {0, os.geteuid()}:
-        return None
-    if _open_to_all(file.parent) or _open_to_all(File(os.path.realpath(file)).parent):
-        return "it belongs to another user, in a directory that everybody may write to"
-    return None
+    owners = {facts.st_uid, file.lstat().st_uid}
+    return None if owners <= {0, os.geteuid()} else "it belongs to another user"
 
 
 def _speaks_of_us(project: File) -> bool:
@@ -149,13 +146,6 @@ def _speaks_of_us(project: File) -> bool:
         return b"dspex" in _content(project)[0]
     except InvalidOption:
         return False
-
-
-def _open_to_all(folder: File) -> bool:
-    try:
-        return bool(folder.stat().st_mode & stat.S_IWOTH)
-    except OSError:
-        return True
 
 
 def _parse(file: File, content: bytes) -> Document | None:

@@ -14,7 +14,7 @@ import msgspec
 from dspex import checks
 from dspex.errors import DspexError, InvalidOption
 from dspex.settings.files import Document, shown
-from dspex.settings.secrets import is_reference, masked
+from dspex.settings.secrets import literals, masked
 from dspex.settings.shape import ROOT, Path, Table, dotted
 
 
@@ -118,17 +118,9 @@ def of_file(document: Document) -> Layer:
     layer = Layer()
     _walk(document.table, ROOT, (), origin, layer)
     _resolve(layer, document.file.parent)
-    for path, value in layer.values.items():
-        if path[-1] == "api_key" and not is_reference(value):
-            option = dotted(path)
-            raise origin(path).placed(
-                InvalidOption(
-                    f"{option} holds a key, and a file is copied and committed. Write where the key is "
-                    "instead: 'env:OPENAI_API_KEY' for a variable, 'file:/run/secrets/openai', or "
-                    "'keyring:openai'",
-                    details={"option": option},
-                )
-            )
+    for option, value in layer.values.items():
+        for path in literals(option, value):
+            raise origin(path).placed(_literal(path))
     return layer
 
 
@@ -144,6 +136,17 @@ def of_arguments(lms: Mapping[str, Any], pools: Mapping[str, Any]) -> Layer:
             raise _no_table(option, given)
         _walk({key: given}, ROOT, (), lambda _: ARGUMENT, layer)
     return layer
+
+
+def _literal(path: Path) -> InvalidOption:
+    option = dotted(path)
+    how = "'env:SHOP_KEY' for a variable"
+    if path[-1] == "api_key":
+        how = "'env:OPENAI_API_KEY' for a variable, 'file:/run/secrets/openai', or 'keyring:service/user'"
+    return InvalidOption(
+        f"{option} holds a key, and a file is copied and committed. Write where the key is instead: {how}",
+        details={"option": option},
+    )
 
 
 def _resolve(layer: Layer, folder: File) -> None:

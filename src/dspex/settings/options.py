@@ -88,8 +88,8 @@ class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: ``"provider/name"``, ``"local"``, or ``"local:/path/to/model.gguf"``. A profile needs one.
-        api_key: Where the key is: ``"env:NAME"``, ``"file:/path"`` or ``"keyring:name"``. A key itself is
-            refused in a file.
+        api_key: Where the key is: ``"env:NAME"``, ``"file:/path"`` or ``"keyring:service/user"``. A key
+            itself is refused in a file.
         base_url: Endpoint of a server that speaks the provider's protocol.
         temperature: Sampling temperature.
         max_tokens: The most tokens to generate.
@@ -97,7 +97,7 @@ class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
         adapter: How DSPy puts a signature into words: ``"chat"``, ``"json"``, ``"xml"``, ``"two_step"``,
             ``"auto"``, or an import path.
         extraction_lm: The LM of the second step of ``"two_step"``: another profile's name, or a model.
-        engine: Import path of an engine of your own.
+        engine: ``"litellm"``, which asks through LiteLLM, or the import path of an engine of your own.
         schema: Whether the model enforces a JSON schema.
     """
 

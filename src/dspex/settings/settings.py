@@ -45,8 +45,8 @@ class Settings:
 
     The file is the one that ``file`` names, else the one that ``DSPEX_SETTINGS`` names, else the first that
     is found in the working directory or above it, up to a directory with ``.git``: ``dspex.toml``, or a
-    ``pyproject.toml`` with ``[tool.dspex]``. One that anybody on the machine may have written is passed over
-    with a warning, unless it was named.
+    ``pyproject.toml`` with ``[tool.dspex]``. One that another user may have written is passed over with a
+    warning, unless it was named.
 
     Args:
         default_lm: The LM of calls that name none: a model, ``"local"``, or a profile's name.

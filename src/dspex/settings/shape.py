@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from dspex.settings.kinds import ANY, Kind, kind_of
+from dspex.settings.kinds import ANY, TEXT, Kind, kind_of
 from dspex.settings.options import LMOptions, PoolOptions, RuntimeOptions
 from dspex.types import Limits, Retry
 
@@ -19,6 +19,15 @@ Path = tuple[str, ...]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 # Request parameters of providers that look like a slip in a key of ours.
 _NO_SLIPS = frozenset({"min_tokens", "models"})
+
+
+#: Options of an LM's connection. They are text whatever they look like: a project's number is no number.
+CONNECTION = (
+    *("api_version", "organization", "project", "credentials"),
+    *("aws_region_name", "aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
+    *("aws_profile_name", "aws_role_name", "aws_session_name"),
+    *("vertex_project", "vertex_location", "vertex_credentials"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,17 @@ def _table(struct: type[msgspec.Struct], others: Kind | None = None, **nested: T
     return Table({**{field.name: kind_of(field.type) for field in fields}, **nested}, others)
 
 
+def _profile() -> Table:
+    table = _table(LMOptions, ANY, retry=_table(Retry), limits=_table(Limits))
+    table.keys.update(dict.fromkeys(CONNECTION, replace(TEXT, optional=True)))
+    return table
+
+
 #: The whole file.
 ROOT = Table(
     {
         **_table(RuntimeOptions).keys,
-        "lm": Table(others=_table(LMOptions, ANY, retry=_table(Retry), limits=_table(Limits))),
+        "lm": Table(others=_profile()),
         "pool": Table(others=_table(PoolOptions)),
     }
 )

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dspex.adapter.runtime import Runtime
 from dspex.cli.doctor import kernel, model, surroundings, system, trial
 from dspex.cli.doctor.finding import Finding
 from dspex.cli.page import as_json, page, table, terminal
@@ -66,6 +67,7 @@ def doctor(
     """
     try:
         settings = Settings()
+        Runtime(settings=settings)  # not opened: profiles, default LM and pools are checked when it is made
     except DspexError as error:
         problem(error, as_json=json)
         raise typer.Exit(_BAD_USAGE) from None
@@ -103,11 +105,11 @@ def _checks(settings: Settings, quick: bool, say: Callable[[str], None]) -> Chec
         ("pidfd", kernel.pidfd),
         ("memfd", kernel.memfd),
         ("descriptors", kernel.passing),
-        ("worker", trial.worker),
+        ("worker", functools.partial(trial.worker, settings.python)),
         ("cores", system.cores),
         ("memory", system.memory),
         ("open files", system.open_files),
-        ("keys", surroundings.keys),
+        ("keys", functools.partial(surroundings.keys, settings)),
         ("libgomp", model.libgomp),
         ("local runtime", model.runtime),
         ("local weights", weights),

@@ -18,30 +18,42 @@ from dspex.cli.doctor.finding import Finding
 from dspex.lm.providers import PROVIDERS
 from dspex.lm.weights import QWEN
 from dspex.runtime.rendezvous import directories, listen, open_directory
+from dspex.settings import Settings
+from dspex.settings.secrets import variables_in
 
 _DENO_LIMIT = 10.0  # seconds
 _DENO = re.compile(r"deno (\d+)\.\d+\.\d+")
 _DENO_MAJOR = "2"  # what DSPy's sandbox takes
 
 
-def keys() -> Finding:
-    """Which providers' variables hold a key; their names, and never anything of a value."""
-    names = [name for provider in PROVIDERS.values() for name in provider.variables]
-    there = [name for name in names if os.environ.get(name)]
-    empty = [name for name in names if name in os.environ and name not in there]
-    others = [
-        f"{provider.name} ({' or '.join(provider.variables)})"
+def keys(settings: Settings) -> Finding:
+    """Which variables hold a key, those of providers and those that the settings name.
+
+    Their names are told, and never anything of a value.
+    """
+    named = [name for profile in settings.lms.values() for name in variables_in(profile)]
+    known = [
+        name
         for provider in PROVIDERS.values()
-        if provider.variables and not any(name in there for name in provider.variables)
+        for variables in (provider.variables, *(row.variables for row in provider.options if row.secret))
+        for name in variables
     ]
+    names = dict.fromkeys([*named, *known])
+    there = [name for name in names if os.environ.get(name)]
+    absent = [name for name in dict.fromkeys(named) if name not in os.environ]
+    empty = [name for name in names if name in os.environ and name not in there]
     found = [f"set: {', '.join(there) or 'none'}"]
+    if absent:
+        found.append(f"named by the settings and not set: {', '.join(absent)}")
     if empty:
         found.append(f"set but empty: {', '.join(empty)}")
-    if others:
-        found.append(f"no key for {', '.join(others)}")
-    if there:
-        return Finding("warning" if empty else "ok", "; ".join(found), f"unset {empty[0]}" if empty else None)
-    return Finding("missing", "; ".join(found), f'export {names[0]}=...  or use lm="local"')
+    if not there:
+        found.append("docs/how-to/providers.md has each provider's variable")
+    if absent:
+        return Finding("missing", "; ".join(found), f"export {absent[0]}=...")
+    if not there:
+        return Finding("missing", "; ".join(found), f'export {known[0]}=...  or use lm="local"')
+    return Finding("warning" if empty else "ok", "; ".join(found), f"unset {empty[0]}" if empty else None)
 
 
 def sandbox() -> Finding:

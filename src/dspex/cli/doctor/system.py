@@ -62,7 +62,7 @@ def dspy(interpreter: str | None) -> Finding:
     wanted = next(
         (text for text in importlib.metadata.requires("dspex") or [] if text.startswith("dspy")), ""
     )
-    mend = f"pip install '{wanted}'"
+    mend = f"{f'{interpreter} -m ' if interpreter else ''}pip install '{wanted}'"
     command = [interpreter or sys.executable, "-c", f"{_IMPORT}, dspy; print(dspy.__version__)", _ROOT]
     began = time.monotonic()
     try:
@@ -75,7 +75,11 @@ def dspy(interpreter: str | None) -> Finding:
             timeout=_IMPORT_LIMIT,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
+        if interpreter is not None:
+            mend = "set python= of the settings to a Python that has DSPy, or leave it out"
+        return Finding("broken", f"{command[0]} does not run: {error.strerror}", mend)
+    except subprocess.TimeoutExpired as error:
         return Finding("broken", f"it cannot be imported by {command[0]}: {error}", mend)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

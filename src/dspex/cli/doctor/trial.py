@@ -18,7 +18,8 @@ from dspex.cli.doctor.finding import Finding
 from dspex.errors import DspexError
 from dspex.process.lifeline import arm
 from dspex.process.spawn import Child, spawn
-from dspex.settings import PoolOptions
+from dspex.settings import PoolOptions, Settings
+from dspex.settings.environment import PREFIX
 
 _START_LIMIT = 120.0  # seconds until the worker has answered
 _END_LIMIT = 5.0  # seconds in which all is gone after its supervisor
@@ -41,15 +42,22 @@ class Worked(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-def worker() -> Finding:
-    """Whether a worker starts, answers, and ends with its supervisor."""
+def worker(interpreter: str | None) -> Finding:
+    """Whether a worker starts, answers, and ends with its supervisor.
+
+    Args:
+        interpreter: The workers' Python; None is this one.
+    """
     with tempfile.TemporaryDirectory(prefix="dspex-doctor-") as folder, tempfile.TemporaryFile() as said:
         # It is killed in a moment: what it leaves for `dspex status` shall lie where it disturbs nobody.
-        environment = {**os.environ, "XDG_RUNTIME_DIR": folder}
+        # Settings have been checked before, and here the machine is: of them only the interpreter counts.
+        without = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+        environment = {**without, "XDG_RUNTIME_DIR": folder}
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             supervisor = spawn(
                 "dspex.cli.doctor.trial",
+                {"python": interpreter},
                 descriptors={"report": write_end},
                 env=environment,
                 stderr=said.fileno(),
@@ -118,14 +126,15 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def main(*, lifeline: int, report: int) -> None:
+def main(*, python: str | None, lifeline: int, report: int) -> None:
     """The supervisor in the trial: open a runtime, ask its worker, tell, and wait for the end."""
     arm(lifeline)
     began = time.monotonic()
     try:
         # An LM that is named and never asked, so that no other one is started here.
         lm = "openai/not-asked"
-        with Runtime(lm, pools={"general": PoolOptions(workers=1)}, start_timeout=_START_LIMIT) as runtime:
+        settings = Settings(file=False, python=python, pools={"general": PoolOptions(workers=1)})
+        with Runtime(lm, settings=settings, start_timeout=_START_LIMIT) as runtime:
             ready = time.monotonic() - began
             pool = runtime.pool("general")
             pool.execute("ping", timeout=10.0)
