@@ -219,3 +219,14 @@ def test_the_command_line_tells_what_is_wrong_in_the_file() -> None:
     ran = run("--lm", "fast")
     assert ran.returncode == 2
     assert "no LM profile 'fast'; profiles: none" in ran.stderr
+
+
+def test_a_pool_that_is_nearly_general_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """A slip in the file would leave the pool that is meant with its defaults, and start another one."""
+    write("[pool.genral]\nworkers = 3\n")
+    dspex.Runtime()
+    assert "'genral'" in caplog.text
+    caplog.clear()
+    write("[pool.general]\nworkers = 3\n[pool.mails]\nworkers = 1\n")
+    dspex.Runtime()
+    assert caplog.text == ""

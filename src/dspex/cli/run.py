@@ -63,7 +63,8 @@ def run(
     api_key: Annotated[
         str | None,
         typer.Option(
-            help="Where the key is: 'env:NAME'. Default: the provider's own variable; none with --base-url."
+            help="Where the key is: 'env:NAME', 'file:/path', 'keyring:service/user'. Default: the provider's "
+            "own variable; none with --base-url."
         ),
     ] = None,
     timeout: Annotated[
@@ -143,14 +144,15 @@ def _choose(
                 details={"option": "lm"},
             )
         return dspex.LM("local") if find_spec("xllamacpp") is not None else None
-    if api_key is not None and not api_key.startswith("env:"):
+    if api_key is not None and not api_key.startswith(("env:", "file:", "keyring:")):
         raise dspex.InvalidOption(
             "a key on a command line can be read by everybody on this machine; put it in a variable and "
-            "pass --api-key env:NAME",
+            "pass --api-key env:NAME, or into a file: --api-key file:/path",
             details={"option": "api_key"},
         )
     if base_url is None and api_key is None:
-        return chosen
+        # The runtime reads the settings' default itself, and tells where it stands if it is wrong.
+        return lm or os.environ.get("DSPEX_LM")
     if chosen in settings.lms:
         raise dspex.InvalidOption(
             f"--base-url and --api-key go with a model, and {chosen!r} is a profile with its own; name the "

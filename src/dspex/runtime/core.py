@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from dspex.errors import DspexError, InvalidOption, PoolUnhealthy
@@ -56,6 +57,10 @@ class Core:
                 f"a pool's name cannot end with {_LITELLM!r}, as {taken[0]!r} does: these are made on demand",
                 details={"option": "pools"},
             )
+        if (near := get_close_matches(DEFAULT_POOL, [*self._options.keys() - {DEFAULT_POOL}], 1, 0.8)) and (
+            self._options[DEFAULT_POOL] == PoolOptions()
+        ):
+            _log.warning("the pool %r is one of its own, and %r has its defaults", near[0], DEFAULT_POOL)
         self._pools: dict[str, LocalPool] = {}
         self._make_zygote = zygote
         self._zygotes: dict[Preparation, Zygote] = {}

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dspex.adapter.response import json_ready
 from dspex.adapter.runtime import Runtime
 from dspex.cli.doctor import kernel, model, surroundings, system, trial
 from dspex.cli.doctor.finding import Finding
@@ -50,7 +51,7 @@ class SettingLine(NamedTuple):
 
 def doctor(
     json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object: ok, checks, settings.")
+        bool, typer.Option("--json", help="Print one JSON object: ok, checks, settings, ignored.")
     ] = False,
     quick: Annotated[
         bool,
@@ -79,8 +80,12 @@ def doctor(
     broken = [name for name, finding in findings if finding.status == "broken"]
     if json:
         checks = [{"name": name, **msgspec.structs.asdict(finding)} for name, finding in findings]
-        lines = [line._asdict() for line in settings_lines(settings)]
-        as_json({"ok": not broken, "checks": checks, "settings": lines})
+        options = [
+            {"option": name, "value": json_ready(value), "source": origin}
+            for name, (value, origin) in settings.sources().items()
+        ]
+        found = {"checks": checks, "settings": options, "ignored": list(settings.ignored)}
+        as_json({"ok": not broken, **found})
     else:
         page(*_parts(findings, settings))
     if broken:
