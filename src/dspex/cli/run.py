@@ -63,8 +63,8 @@ def run(
     api_key: Annotated[
         str | None,
         typer.Option(
-            help="Where the key is: 'env:NAME', 'file:/path', 'keyring:service/user'. Default: the provider's "
-            "own variable; none with --base-url."
+            help="Where the key is: 'env:NAME', 'file:/path', 'keyring:service/user'. Default: the "
+            "provider's own variable; none with --base-url."
         ),
     ] = None,
     timeout: Annotated[
