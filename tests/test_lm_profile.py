@@ -206,6 +206,7 @@ def test_local_has_settings_of_its_own() -> None:
     spec = lm.spec("key", "http://127.0.0.1:1")
     assert spec == LMSpec(
         model="local/model",
+        name="local",
         api_key="key",
         base_url="http://127.0.0.1:1",
         temperature=0.0,

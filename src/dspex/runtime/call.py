@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -230,10 +230,10 @@ async def _ask(
         return await pool_for(lm.spec).execute(work(lm))
     except LMAuth as refusal:
         # A function or a file may give another key by now.
-        newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.api_key)
+        newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)
         if newer == lm or not repeatable:
             raise
-        _log.info("the key of %s was refused and has changed since: asking again", lm.spec.model)
+        _log.info("the key of %s was refused and has changed since: asking again", lm.spec.asked)
         done = await pool_for(newer.spec).execute(work(newer))
         return replace(done, requests=[*_requests_of(refusal), *done.requests])
 
@@ -268,7 +268,7 @@ def read_value(value: msgspec.Raw | Blob, types: Mapping[str, type], request_id:
 
 
 async def _in_time(
-    models: Models, question: Question, started: float, *, refused: str | None = None
+    models: Models, question: Question, started: float, *, refused: Collection[str] = ()
 ) -> Resolved:
     """The call's LM; the embedded one may have to start, a key to be fetched, within the call's deadline."""
     if question.deadline is None or not models.may_wait(question.lm):
