@@ -54,7 +54,9 @@ def test_every_provider_can_be_configured(name: str) -> None:
         assert spec.model == f"{find(name).prefix}/x"
         assert spec.litellm == (name == "bedrock")
     whole = DSPyAdapter().configure(name, model=f"{find(name).prefix}/x", **config)
-    assert resolved(whole) == resolved(LM(f"{name}/x", **config))
+    assert whole == LM(f"{find(name).prefix}/x", **config)
+    again = DSPyAdapter().configure(name, model=f"{name}/x", **config)
+    assert resolved(again) == resolved(LM(f"{name}/x", **config))
 
 
 @pytest.mark.parametrize(
@@ -163,24 +165,6 @@ def test_a_local_servers_address_may_lack_its_path(name: str) -> None:
     assert LM("openai/x", base_url="http://gpu:1").fetch_base_url() == "http://gpu:1"
 
 
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("https://h/v1/chat/completions", "'https://h/v1', not"),
-        ("https://h/v1/messages/", "'https://h/v1', not"),
-        ("https://h/v1beta/models/x:generateContent", "not 'https://h"),
-        ("https://user:pw@h/v1/chat/completions", r"'https://\*\*\*@h/v1', not"),
-        ("https://h/openai/deployments/x?api-version=1", r"api_version=\.\.\."),
-    ],
-)
-def test_an_endpoint_is_no_base_url(url: str, said: str) -> None:
-    """Requests would go to `/chat/completions/chat/completions`, and be refused in the provider's words."""
-    with pytest.raises(InvalidOption, match=said) as caught:
-        LM("openai/x", base_url=url)
-    assert caught.value.details == {"option": "base_url"}
-    assert "pw" not in caught.value.message
-
-
 def test_any_other_server_needs_its_address() -> None:
     """A request would go to nobody."""
     with pytest.raises(InvalidOption, match="needs base_url"):
@@ -245,6 +229,40 @@ def test_two_identities_are_not_mixed(options: dict[str, Any], monkeypatch: pyte
     assert KEY not in {spec.api_key, *dict(spec.connection.credentials).values()}
 
 
+HALVES = [
+    ({"aws_access_key_id": "AKTENANT"}, "AWS_SECRET_ACCESS_KEY"),
+    ({"aws_secret_access_key": "secret"}, "AWS_ACCESS_KEY_ID"),
+    ({"aws_session_token": "token"}, "AWS_ACCESS_KEY_ID"),
+    ({"aws_access_key_id": "AKTENANT", "aws_session_token": "token"}, "AWS_SECRET_ACCESS_KEY"),
+]
+
+
+@pytest.mark.parametrize(("half", "variable"), HALVES)
+@pytest.mark.parametrize("more", [{}, {"aws_role_name": "arn:x"}, {"credentials": "ambient"}], ids=str)
+def test_half_an_access_key_is_refused(
+    half: dict[str, Any], variable: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A customer's call would be signed, and paid, by the identity that the machine has."""
+    for name, value in {**AWS, "AWS_BEARER_TOKEN_BEDROCK": KEY}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LMNotConfigured, match=rf"pass LM\({variable.lower()}=") as caught:
+        resolved(LM("bedrock/x", **half, **more))
+    assert caught.value.details == {"variable": variable}
+    assert "set AWS" not in caught.value.message, "no variable adds to what the user said"
+
+
+@pytest.mark.parametrize(("half", "variable"), HALVES)
+def test_half_an_access_key_in_variables_is_refused(
+    half: dict[str, str], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forgotten variable would be told by the provider as a wrong key, after seconds."""
+    for name, value in half.items():
+        monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(LMNotConfigured, match=f"set {variable}, or pass") as caught:
+        resolved(LM("bedrock/x", **NEEDED["bedrock"]))
+    assert caught.value.details == {"variable": variable}
+
+
 @pytest.mark.parametrize(
     ("name", "variable"),
     [
@@ -304,6 +322,10 @@ def test_what_vertex_has_of_others_is_refused_with_the_way_to_it() -> None:
         ("azure", "api_version", ""),
         ("openai", "extra_headers", "X: y"),
         ("openai", "extra_headers", {"X": 1}),
+        ("openai", "extra_headers", {"X y": "z"}),
+        ("openai", "extra_headers", {"X": "keyring:shop"}),
+        ("openai", "extra_query", {"x": "env:"}),
+        ("bedrock", "aws_access_key_id", "file:"),
         ("openai", "extra_query", ["x"]),
         ("local", "extra_headers", {"X": "y"}),
         ("bedrock", "extra_query", {"x": "y"}),
@@ -331,3 +353,21 @@ def test_references_in_options_are_looked_up(monkeypatch: pytest.MonkeyPatch) ->
     assert KEY not in repr(lm)
     monkeypatch.setenv("GATEWAY_KEY", "rotated")
     assert dict(resolved(lm).connection.headers) == {"X-Gateway": "rotated"}
+
+
+@pytest.mark.parametrize("value", [f"{KEY}\nX-Evil: 1", f"{KEY}\x00", f"{KEY}\u20ac"])
+def test_a_header_that_cannot_be_sent_is_refused_and_not_repeated(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine would refuse it in words that hold it, as if the server could not be reached."""
+    with pytest.raises(InvalidOption, match="cannot be sent") as refused:
+        LM("openai/x", extra_headers={"X-Gateway": value})
+    lm = LM("openai/x", api_key="k", extra_headers={"X-Gateway": "env:GATEWAY_KEY"})
+    if "\0" not in value:  # which no variable can hold
+        monkeypatch.setenv("GATEWAY_KEY", value)
+        with pytest.raises(LMNotConfigured, match="the header X-Gateway holds a character") as missing:
+            resolved(lm)
+        assert KEY not in repr(missing.value)
+    monkeypatch.setenv("GATEWAY_KEY", f"{KEY}\r\n")
+    assert dict(resolved(lm).connection.headers) == {"X-Gateway": KEY}
+    assert KEY not in repr(refused.value)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import msgspec
 import pytest
@@ -147,6 +149,49 @@ def test_an_engine_that_breaks_is_unavailable() -> None:
     """A bug in an engine of the operator's own would look like a bug in the user's program."""
     ours = checked(faults.translate(wrap_error(KeyError("choices"), model="own/x")))
     assert (ours.code, ours.details) == ("lm_unavailable", {"model": "own/x"})
+
+
+@pytest.mark.parametrize("message", ["<html> is not allowed", "Invalid - <html>", "Error code: 301 - no"])
+def test_what_the_api_says_of_pages_is_no_page(message: str) -> None:
+    """A prompt that the provider refuses would be sent again, and the user told to check his address."""
+    error = dspy.LMInvalidRequestError(message, status=400, provider_code="invalid_request_error")
+    ours = faults.translate(error)
+    assert (ours.code, ours.retryable, ours.message) == ("lm_invalid_request", False, message)
+
+
+def test_a_page_is_known_by_its_beginning() -> None:
+    """Whatever quotes a page would be taken for one."""
+    page = "litellm.NotFoundError: NotFoundError: OpenAIException - \n<!DOCTYPE html><html>"
+    assert faults.translate(dspy.LMInvalidRequestError(page, status=404)).code == "lm_unavailable"
+    quoted = dspy.LMInvalidRequestError("Invalid prompt - <html> not allowed", status=400)
+    assert faults.translate(quoted).code == "lm_invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "status"),
+    [
+        (dspy.LMInvalidRequestError, "", 404),
+        (dspy.LMInvalidRequestError, "HTTP 404", 404),
+        (dspy.LMInvalidRequestError, "", 422),
+        (dspy.LMUnsupportedModelError, "Error code: 404", 404),
+        (dspy.LMProviderError, "", 405),
+        (dspy.LMProviderError, "HTTP 405", 405),
+    ],
+)
+def test_an_address_without_its_path_is_told_as_such(kind: Any, message: str, status: int) -> None:
+    """The most common wrong address would give an empty message, or be tried again."""
+    ours = checked(faults.translate(kind(message, model="openai_compatible/m", status=status)))
+    assert "check base_url" in ours.message
+    assert "/v1" in ours.message
+    assert str(status) in ours.message
+    assert ours.code in {"lm_invalid_request", "lm_unsupported"}
+    assert not ours.retryable
+
+
+def test_a_model_that_the_api_does_not_know_is_no_wrong_address() -> None:
+    """A user would check his address because of a typing error in a model's name."""
+    error = dspy.LMUnsupportedModelError("no model x", status=404, provider_code="model_not_found")
+    assert faults.translate(error).message == "no model x"
 
 
 def codes_of_litellm() -> dict[str, str]:
@@ -292,6 +337,25 @@ def test_a_secret_is_taken_out_before_a_text_is_cut() -> None:
     text = "x" * (4000 - len(KEY) // 2) + KEY
     for error in (ValueError(text), dspy.LMServerError(text), parse_error(text)):
         assert KEY[:6] not in json.dumps(faults.translate(error, [KEY]).to_wire())
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        repr,
+        ascii,
+        json.dumps,
+        lambda key: repr(key.encode()),
+        quote,
+        quote_plus,
+        lambda key: quote(key, safe=""),
+    ],
+)
+def test_a_secret_is_taken_out_however_it_is_written(written: Any) -> None:
+    """A message that quotes a header, a body or an address would hold the key in another spelling."""
+    key = "sk ca\n/n\"\u00e9'y\\+%"
+    ours = faults.translate(errors.LMUnavailable(f"forbidden: {written(key)}"), [f"{key}\n"])
+    assert re.fullmatch(r"forbidden: b?['\"]?\*\*\*['\"]?", ours.message)
 
 
 def test_short_words_are_no_secrets() -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,37 @@ async def test_a_file_that_changes_is_read_again(provider: Provider, tmp_path: P
         assert door.seen == ["old", "old", "new"]
 
 
+async def test_options_are_references_as_keys_are(
+    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`file:/run/secrets/gateway` itself would be sent as the gateway's key."""
+    monkeypatch.setattr("keyring.get_password", lambda service, user: f"{service}-{user}\n")
+    header, query = tmp_path / "header", tmp_path / "query"
+    header.write_text("old\n")
+    query.write_text("a b\n")
+
+    def reply(request: Request) -> Reply:
+        good = request.headers["x-gateway"] == header.read_text().strip()
+        return echo() if good else fault(401)
+
+    provider.reply = reply
+    lm = dspex.LM(
+        "openai/x",
+        base_url=provider.base_url,
+        organization="keyring:shop/me",
+        extra_headers={"X-Gateway": f"file:{header}"},
+        extra_query={"key": f"file:{query}"},
+    )
+    async with dspex.Runtime(lm, pools=ONE) as runtime:
+        await runtime.adapter().agenerate("q")
+        header.write_text("new\n")
+        await runtime.adapter().agenerate("q")
+    assert [r.headers["x-gateway"] for r in provider.requests] == ["old", "old", "new"]
+    assert {(r.headers["openai-organization"], r.query) for r in provider.requests} == {
+        ("shop-me", "key=a+b")
+    }
+
+
 async def test_a_key_that_is_refused_and_has_not_changed_is_not_sent_again(provider: Provider) -> None:
     """A wrong key would be tried twice for each call."""
     door = provider.reply = Doorkeeper("right")
@@ -215,7 +246,7 @@ def test_a_wrong_configuration_is_refused_and_changes_nothing(
 
 
 WAYS = [
-    *("value", "env", "file", "keyring", "function", "headers"),
+    *("value", "env", "file", "keyring", "function", "headers", "query", "newline"),
     *("settings", "variable", "configure", "configure_lm", "extraction"),
 ]
 
@@ -242,18 +273,25 @@ def test_a_key_is_found_nowhere_but_in_its_request(
     def token() -> str:
         return CANARY
 
-    if way == "env":
+    if way in {"env", "newline"}:
         # As a service manager sets it: this process has it in its environment, workers must not.
-        monkeypatch.setenv("SHOP_KEY", CANARY)
+        monkeypatch.setenv("SHOP_KEY", f"{CANARY}\n" if way == "newline" else CANARY)
     if way == "keyring":
         monkeypatch.setattr("keyring.get_password", lambda service, user: CANARY)
     address = provider.base_url
-    references = {"env": "env:SHOP_KEY", "file": f"file:{file}", "keyring": "keyring:shop/me"}
+    references = {
+        "env": "env:SHOP_KEY",
+        "newline": "env:SHOP_KEY",
+        "file": f"file:{file}",
+        "keyring": "keyring:shop/me",
+    }
     secret: Any = token if way == "function" else references.get(way, CANARY)
     lm = dspex.LM("openai/x", base_url=address, api_key=secret)
     settings = dspex.Settings()
     if way == "headers":
         lm = dspex.LM("openai/x", base_url=address, extra_headers={"x-gateway-key": CANARY})
+    elif way == "query":
+        lm = dspex.LM("openai/x", base_url=address, extra_query={"subscriptionkey": CANARY})
     elif way == "settings":
         profile = {"model": "openai/x", "base_url": address, "api_key": CANARY}
         settings = dspex.Settings(lms={"shop": profile}, default_lm="shop")
@@ -288,10 +326,31 @@ def test_a_key_is_found_nowhere_but_in_its_request(
             texts += [(proc / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")]
     gc.collect()
     texts += [caplog.text, *capfd.readouterr(), *events]
-    assert any(CANARY in header for r in provider.requests for header in r.headers.values())
+    sent = [text for r in provider.requests for text in (r.query, *r.headers.values())]
+    assert any(CANARY in text for text in sent)
     assert all(CANARY not in json.dumps(request.body) + request.path for request in provider.requests)
     assert [text for text in texts if CANARY in text] == []
     until(lambda: not psutil.Process().children(recursive=True))
+
+
+@pytest.mark.parametrize("way", ["LM", "settings", "configure", "configure_lm", "key"])
+def test_what_is_refused_is_not_shown(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The password of an address, or a key with a line end in it, would be in the error that refuses it."""
+    caplog.set_level(logging.DEBUG)
+    options: dict[str, Any] = {"base_url": f"https://shop:{CANARY}@gateway/v1"}
+    if way == "key":
+        options = {"api_key": f"{CANARY}\n{CANARY}"}
+    profile = {"model": "openai/x", **options}
+    with dspex.Runtime(pools=ONE) as runtime:
+        ways: dict[str, Callable[[], object]] = {
+            "settings": lambda: dspex.Runtime(settings=dspex.Settings(lms={"shop": profile})),
+            "configure": lambda: runtime.adapter().configure("openai", **{**profile, "model": "x"}),
+            "configure_lm": lambda: runtime.pool("general").execute("configure_lm", profile),
+        }
+        with pytest.raises(dspex.InvalidOption) as caught:
+            ways.get(way, lambda: dspex.LM(**profile))()
+    shown = f"{caught.value!r} {caught.value.to_wire()} {caught.value.__cause__!r} {caplog.text}"
+    assert CANARY not in shown
 
 
 # Reloading

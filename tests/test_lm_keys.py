@@ -258,7 +258,29 @@ async def test_a_key_that_is_not_there_is_said_by_its_place(secret: secrets.Secr
     assert caught.value.details["variable"]
 
 
-@pytest.mark.parametrize("secret", ["env:", "file: ", "keyring:service", "keyring:/user", "", 5, b"sk"])
+@pytest.mark.parametrize("secret", [f"{KEY}\n", f" {KEY}", "env:OPENAI_API_KEY", None])
+def test_the_line_end_of_a_key_is_no_part_of_it(secret: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was read from a file, or exported with its line end, would be refused by the engine."""
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\r\n")
+    assert LM("openai/x", api_key=secret).fetch_key() == KEY
+
+
+@pytest.mark.parametrize("odd", [f"{KEY}\n{KEY}", f"{KEY}\x7f", f"{KEY}\u20ac", f"{KEY}\udcff"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine would repeat it, escaped, in a message about a server that cannot be reached."""
+    with pytest.raises(InvalidOption, match="cannot be sent") as refused:
+        LM("openai/x", api_key=odd)
+    monkeypatch.setenv("OPENAI_API_KEY", odd)
+    for lm in (LM("openai/x"), LM("openai/x", api_key="env:OPENAI_API_KEY")):
+        with pytest.raises(LMNotConfigured, match="OPENAI_API_KEY holds a character") as missing:
+            lm.fetch_key()
+        assert missing.value.details == {"variable": "OPENAI_API_KEY"}
+        assert KEY not in f"{refused.value!r} {missing.value!r} {missing.value.details}"
+
+
+@pytest.mark.parametrize("secret", ["env:", "file: ", "keyring:service", "keyring:/user", "", " ", 5, b"sk"])
 def test_what_names_no_key_is_refused_at_once(secret: Any) -> None:
     """The mistake would show at the first call, or as a key that a provider refuses."""
     with pytest.raises(InvalidOption, match="api_key has to be a key"):

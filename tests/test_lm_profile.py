@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from typing import Any
 
 import pytest
 
+from dspex import DSPyAdapter
 from dspex.errors import InvalidOption, UnknownProvider
 from dspex.lm.profile import LM
 from dspex.lm.providers import PROVIDERS
@@ -141,6 +143,12 @@ def test_an_empty_base_url_is_not_the_providers_own() -> None:
     assert refused(base_url="").details == {"option": "base_url"}
 
 
+@pytest.mark.parametrize("params", [{"seed": 10**30}, {"logit_bias": {"a": [2**80]}}], ids=str)
+def test_a_number_that_no_message_holds_is_refused(params: dict[str, Any]) -> None:
+    """An `OverflowError` would say nothing of the parameter, nor of its place in a settings file."""
+    assert refused(**params).details == {"option": "params"}
+
+
 # Which two are the same
 
 
@@ -196,6 +204,39 @@ def test_two_that_differ_in_anything_are_two(other: dict[str, Any]) -> None:
     assert LM("openai/x") != LM(**{"model": "openai/x", **other})
 
 
+# What the adapter makes of it
+
+
+@pytest.mark.parametrize("provider", [None, 5, ["openai"], "", b"openai"])
+@pytest.mark.parametrize("more", [{}, {"engine": "litellm"}])
+def test_a_provider_that_is_no_name_is_refused_with_the_list(provider: Any, more: dict[str, Any]) -> None:
+    """A `TypeError` would come from inside dspex, or requests go to a provider called None."""
+    with pytest.raises(UnknownProvider, match="Known: openai") as caught:
+        DSPyAdapter().configure(provider, model="x", **more)
+    json.dumps(caught.value.to_wire())
+
+
+@pytest.mark.parametrize("model", [5, ["x"], "", b"x", True])
+@pytest.mark.parametrize("provider", ["openai", "local"])
+def test_a_model_that_is_no_text_is_refused(provider: str, model: Any) -> None:
+    """The provider would be asked for a model called `['x']`."""
+    with pytest.raises(InvalidOption, match="model has to be text") as caught:
+        DSPyAdapter().configure(provider, model=model)
+    assert caught.value.details == {"option": "model"}
+
+
+def test_the_local_model_may_be_called_local() -> None:
+    """A file called `local` would be searched."""
+    configure = DSPyAdapter().configure
+    assert configure("local", model="local") == configure("local") == LM("local")
+    assert configure("local", model="/m.gguf") == configure("local", model="local:/m.gguf")
+
+
+def test_a_model_may_be_called_as_its_provider() -> None:
+    """It could not be configured."""
+    assert DSPyAdapter().configure("mistral", model="mistral") == LM("mistral/mistral")
+
+
 # What a worker is told
 
 
@@ -206,6 +247,7 @@ def test_local_has_settings_of_its_own() -> None:
     spec = lm.spec("key", "http://127.0.0.1:1")
     assert spec == LMSpec(
         model="local/model",
+        name="local",
         api_key="key",
         base_url="http://127.0.0.1:1",
         temperature=0.0,

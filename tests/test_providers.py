@@ -11,7 +11,8 @@ import pytest
 
 import dspex
 from dspex import LM, DSPyAdapter, Retry
-from tests.provider import Provider, fault, html, redirected
+from dspex.testing.http import response
+from tests.provider import Provider, Reply, fault, html, redirected
 from tests.provider_cases import (
     CLAUDE,
     EACH,
@@ -110,6 +111,21 @@ def test_a_model_that_is_not_there_is_told_as_such(
     error = failure(adapter, case.at(provider, retry=Retry(attempts=3, wait=0.0)))
     assert error.code in {"lm_unsupported", "lm_invalid_request"}
     assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "model", ["openai_compatible/m", "custom_openai/m", "vllm/m", "ollama/m", "openai/m"]
+)
+def test_an_address_without_its_path_is_told_as_such(
+    adapter: DSPyAdapter, provider: Provider, model: str
+) -> None:
+    """The most common wrong address would give an empty message, with a name that the user never wrote."""
+    provider.reply = lambda request: Reply(lambda _: response(404, b'{"detail":"Not Found"}'))
+    error = failure(adapter, LM(model, base_url=provider.base_url))
+    assert error.message.startswith(f"[{model}] HTTP 404; check base_url")
+    assert "/v1" in error.message
+    assert (error.code, error.retryable, error.details["model"]) == ("lm_invalid_request", False, model)
+    assert error.details["requests"][0]["model"] == model
 
 
 @EACH

@@ -76,6 +76,7 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: Provider and model as DSPy writes them (``"openai/gpt-5-mini"``).
+        name: The same as the user wrote it, if that is another; it is what is shown.
         api_key: The key itself. It is in memory only, and not in the ``repr``.
         base_url: Endpoint to use in place of the provider's own.
         temperature: Sampling temperature; None leaves it to the provider.
@@ -95,6 +96,7 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model: str
+    name: str | None = None
     api_key: str | None = None
     base_url: str | None = None
     temperature: float | None = None
@@ -116,9 +118,23 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
         """Whether one of its steps goes through LiteLLM."""
         return self.litellm or (self.extraction is not None and self.extraction.litellm)
 
+    @property
+    def asked(self) -> str:
+        """The model as the user knows it."""
+        return self.name or self.model
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must not be shown of it: keys, and the values of its headers and its query."""
+        connection = self.connection
+        pairs = (*connection.credentials, *connection.headers, *connection.query)
+        own = [self.api_key] if self.api_key not in {None, "none"} else []
+        return [text for text in (*own, *(value for _, value in pairs)) if text] + (
+            self.extraction.secrets if self.extraction else []
+        )
+
     def __repr__(self) -> str:
-        address = without_password(self.base_url) if self.base_url else None
-        return f"LMSpec(model={self.model!r}, base_url={address!r})"
+        return f"LMSpec(model={self.model!r}, base_url={self.base_url!r})"
 
 
 class Usage(msgspec.Struct, frozen=True):

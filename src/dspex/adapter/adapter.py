@@ -7,6 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from dspex import checks
 from dspex.adapter.response import Response, Timing, json_ready
 from dspex.errors import InvalidOption
 from dspex.lm import providers
@@ -125,17 +126,20 @@ class DSPyAdapter:
             InvalidOption: The configuration is not one that ``LM`` takes.
         """
         # An engine that is named may know a provider that the table does not.
-        known = None if config.get("engine") is not None else providers.find(provider)
+        is_named = isinstance(provider, str) and bool(provider)
+        known = None if is_named and config.get("engine") is not None else providers.find(provider)
         model = config.pop("model", None)
+        checks.text("model", model)
         if provider == "local":
-            name = "local" if model is None else f"local:{str(model).removeprefix('local:')}"
+            name = "local" if model in {None, "local"} else f"local:{model.removeprefix('local:')}"
         elif model is None:
             raise InvalidOption(
                 f"configure({provider!r}) needs model=..., the model's name", details={"option": "model"}
             )
         else:
             names = {provider, known.name, known.prefix, *known.aliases} if known else {provider}
-            name = model if str(model).partition("/")[0] in names else f"{provider}/{model}"
+            prefix, slash, _ = model.partition("/")
+            name = model if slash and prefix in names else f"{provider}/{model}"
         self._lm = LM(name, **config)
         return self._lm
 

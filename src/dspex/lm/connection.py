@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dspex import checks
 from dspex.errors import InvalidOption, LMNotConfigured
 from dspex.lm import secrets
 from dspex.lm.providers import CREDENTIALS, PROVIDERS, Option, Provider
-from dspex.types import Connection, without_password
+from dspex.types import Connection
 
 #: Options that hold names with values, for every provider that is asked over HTTP.
 _MAPPINGS = ("extra_headers", "extra_query")
@@ -22,22 +24,27 @@ _OPTIONS = frozenset(
 _ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/converse", ":generateContent")
 # Options that say whose identity a cloud is to see, as a credential does.
 _IDENTITIES = frozenset({CREDENTIALS.name, "aws_profile_name", "aws_role_name"})
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def check_base_url(base_url: str | None) -> str | None:
     """The address as engines want it.
 
     Raises:
-        InvalidOption: It is no address, or that of one endpoint of a server.
+        InvalidOption: It is no address, that of one endpoint of a server, or holds a password. What holds
+            one, or may, is not repeated.
     """
     checks.text("base_url", base_url)
     if base_url is None:
         return None
-    if not base_url.startswith(("http://", "https://")):
-        raise checks.refuse(
-            "base_url", "a URL such as 'http://localhost:8000/v1'", without_password(base_url)
+    parts = _parts(base_url)
+    if "@" in parts.netloc:
+        raise InvalidOption(
+            "base_url holds no user and password; pass them as LM(extra_headers={'Authorization': "
+            "'env:NAME'}), as the server wants them",
+            details={"option": "base_url"},
         )
-    parts = urlsplit(base_url)
     if parts.query or parts.fragment:
         raise InvalidOption(
             "base_url ends before the '?'; an Azure deployment's version is LM(api_version=...), the rest "
@@ -47,12 +54,27 @@ def check_base_url(base_url: str | None) -> str | None:
     address = base_url.rstrip("/")
     for ending in _ENDPOINTS:
         if parts.path.rstrip("/").endswith(ending):
-            whole, server = without_password(address), without_password(address.removesuffix(ending))
+            server = address.removesuffix(ending)
             raise InvalidOption(
-                f"base_url ends before {ending!r}, which is added to it: {server!r}, not {whole!r}",
+                f"base_url ends before {ending!r}, which is added to it: {server!r}, not {address!r}",
                 details={"option": "base_url"},
             )
     return address
+
+
+def _parts(base_url: str) -> SplitResult:
+    try:
+        parts = urlsplit(base_url)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is none
+        is_whole = False
+    if not is_whole or not base_url.startswith(("http://", "https://")) or _BLANK.search(base_url):
+        raise InvalidOption(
+            "base_url has to be a URL such as 'http://localhost:8000/v1': with http:// or https://, a host, "
+            "a port of at most 65535 if there is one, and no blanks",
+            details={"option": "base_url"},
+        )
+    return parts
 
 
 def split(
@@ -80,9 +102,7 @@ def split(
                 details={"option": name},
             )
         if name in _MAPPINGS:
-            if not _is_text_by_name(value):
-                kind = type(value).__name__
-                raise InvalidOption(f"{name} has to be a dict of texts, not {kind}", details={"option": name})
+            _check_texts(name, value)
         elif name == CREDENTIALS.name and value != "ambient":
             raise InvalidOption(
                 "credentials is 'ambient', for what the workers find by themselves, or not given",
@@ -92,6 +112,8 @@ def split(
             raise InvalidOption(
                 f"{name} has to be text, not {type(value).__name__}", details={"option": name}
             )
+        else:
+            secrets.check_reference(value, name)
     return given, rest
 
 
@@ -102,10 +124,27 @@ def _taken(provider: Provider) -> frozenset[str]:
     return frozenset({option.name for option in provider.options} | identity | {*_MAPPINGS})
 
 
-def _is_text_by_name(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(part, str) for item in value.items() for part in item
-    )
+def _check_texts(option: str, value: object) -> None:
+    details = {"option": option}
+    if not isinstance(value, Mapping) or not all(isinstance(x, str) for item in value.items() for x in item):
+        kind = type(value).__name__
+        raise InvalidOption(f"{option} has to be a dict of texts, not {kind}", details=details)
+    for name, text in value.items():
+        secrets.check_reference(text, option)
+        if option == "extra_headers" and not (
+            _HEADER_NAME.fullmatch(name) and secrets.is_sendable(text.strip())
+        ):
+            raise InvalidOption(
+                "extra_headers holds a name or a value that cannot be sent: names are letters, digits and "
+                "hyphens, values are Latin-1 without line ends",
+                details=details,
+            )
+
+
+def texts(given: Mapping[str, Any]) -> list[str]:
+    """The values of options, each of which may be a reference."""
+    mapped = [text for name in _MAPPINGS for text in given.get(name, {}).values()]
+    return mapped + [value for name, value in given.items() if name not in _MAPPINGS]
 
 
 def address(provider: Provider | None, base_url: str | None) -> str | None:
@@ -122,9 +161,11 @@ def address(provider: Provider | None, base_url: str | None) -> str | None:
         return base_url + urlsplit(provider.base_url).path if bare and provider.base_url else base_url
     if not provider.base_url_variables:
         return provider.base_url
-    for variable in provider.base_url_variables:
-        if found := os.environ.get(variable):
-            return found.rstrip("/")
+    if (variable := secrets.first_set(provider.base_url_variables)) is not None:
+        try:
+            return check_base_url(os.environ[variable].strip())
+        except InvalidOption as error:
+            raise LMNotConfigured(f"{variable}: {error.message}", details={"variable": variable}) from None
     raise LMNotConfigured(
         f"{provider.name} has no address of its own: pass LM(base_url='https://...'), the endpoint of your "
         f"resource, or set {' or '.join(provider.base_url_variables)}",
@@ -138,7 +179,14 @@ def names_identity(provider: Provider, given: Mapping[str, Any]) -> bool:
     return not given.keys().isdisjoint(secret | _IDENTITIES)
 
 
-def fetch(provider: Provider, given: Mapping[str, Any], key: str | None, *, own_address: bool) -> Connection:
+def fetch(
+    provider: Provider,
+    given: Mapping[str, Any],
+    key: str | None,
+    *,
+    own_address: bool,
+    found: Mapping[secrets.Secret, str] = MappingProxyType({}),
+) -> Connection:
     """What a worker needs to know, looked up now.
 
     Args:
@@ -147,9 +195,10 @@ def fetch(provider: Provider, given: Mapping[str, Any], key: str | None, *, own_
         key: The key that was found.
         own_address: Whether requests go to the provider itself. Its credentials are read from
             variables only then.
+        found: What references whose look-up takes time gave.
 
     Raises:
-        LMNotConfigured: Something that is needed is not there.
+        LMNotConfigured: Something that is needed is not there, or not as a whole.
     """
     credentials_from_variables = own_address and key is None and not names_identity(provider, given)
     options: dict[str, str] = {}
@@ -158,11 +207,12 @@ def fetch(provider: Provider, given: Mapping[str, Any], key: str | None, *, own_
     for option in provider.options:
         value = given.get(option.name)
         if value is not None:
-            value = secrets.fetch(value)
+            value = secrets.fetch(value, found)
         elif credentials_from_variables or not option.secret:
-            value = next((os.environ[name] for name in option.variables if os.environ.get(name)), None)
+            variable = secrets.first_set(option.variables)
+            value = os.environ[variable].strip() if variable else None
         if value and option.header:
-            headers[option.header] = value
+            headers[option.header] = secrets.sendable(value, option.name)
         elif value:
             (credentials if option.secret else options)[option.name] = value
         elif option.needed:
@@ -175,8 +225,18 @@ def fetch(provider: Provider, given: Mapping[str, Any], key: str | None, *, own_
         options[CREDENTIALS.name] = given[CREDENTIALS.name]
     if provider.identity and key is None and not credentials and not names_identity(provider, given):
         raise _nobody(provider, own_address=own_address)
-    headers |= {name: secrets.fetch(value) for name, value in given.get("extra_headers", {}).items()}
-    query = {name: secrets.fetch(value) for name, value in given.get("extra_query", {}).items()}
+    for half in provider.options:
+        if credentials and half.half and half.name not in credentials:
+            # The machine's own identity would stand in for it.
+            raise LMNotConfigured(
+                f"{provider.name} has one part of an access key without {half.name}: "
+                f"{f'set {half.variables[0]}, or ' if credentials_from_variables else ''}"
+                f"pass LM({half.name}=...)",
+                details={"variable": half.variables[0]},
+            )
+    for name, value in given.get("extra_headers", {}).items():
+        headers[name] = secrets.sendable(secrets.fetch(value, found), f"the header {name}")
+    query = {name: secrets.fetch(value, found) for name, value in given.get("extra_query", {}).items()}
     return Connection(
         options=_sorted(options),
         credentials=_sorted(credentials),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from dspex import checks
 from dspex.errors import InvalidOption, LMNotConfigured, UnknownProvider
 from dspex.lm import connection, providers, secrets
 from dspex.lm.providers import Provider
-from dspex.types import Connection, Limits, LMSpec, Retry, without_password
+from dspex.types import Connection, Limits, LMSpec, Retry
 
 _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 # What belongs to the connection has parameters of its own; a provider would only refuse these.
@@ -138,7 +139,7 @@ class LM:
         second = self.extraction_lm._key if self.extraction_lm else None
         try:
             return msgspec.msgpack.encode((fields, second), order="deterministic")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidOption(
                 f"an LM's parameters have to be plain values: {error}", details={"option": "params"}
             ) from None
@@ -154,7 +155,7 @@ class LM:
         if self.api_key is not None:
             shown.append(f"api_key={secrets.shown(self.api_key)}")
         if self.base_url is not None:
-            shown.append(f"base_url={without_password(self.base_url)!r}")
+            shown.append(f"base_url={self.base_url!r}")
         names = ("temperature", "max_tokens", "timeout", "engine", "limits")
         shown += [f"{name}={value!r}" for name in names if (value := getattr(self, name)) is not None]
         return f"LM({', '.join(shown)})"
@@ -187,30 +188,42 @@ class LM:
         except UnknownProvider:
             return None
 
-    def fetch_key(self) -> str | None:
+    @property
+    def slow_references(self) -> list[secrets.Secret]:
+        """The key and the options that take time to look up; ``secrets.Keys`` does it."""
+        said = [self.api_key, *connection.texts(self.connection)]
+        return [secret for secret in said if secret is not None and secrets.takes_time(secret)]
+
+    def fetch_key(self, found: Mapping[secrets.Secret, str] = MappingProxyType({})) -> str | None:
         """The key to send, looked up now; None where none is needed.
 
-        Where looking it up takes time (``secrets.takes_time``), ``secrets.Keys`` does it.
+        Args:
+            found: What ``slow_references`` gave.
 
         Raises:
-            LMNotConfigured: There is none.
+            LMNotConfigured: There is none, or it cannot be sent.
         """
-        if isinstance(self.api_key, str):
-            return secrets.fetch(self.api_key)
+        if self.api_key is not None:
+            place = secrets.shown(self.api_key).strip("'").removeprefix("env:")
+            return secrets.sendable(secrets.fetch(self.api_key, found), place)
         provider = self._provider
         if provider is None or not provider.variables:
             return None
-        if provider.identity:
-            if self.base_url is not None or connection.names_identity(provider, self.connection):
-                return None
-            return next((found for name in provider.variables if (found := os.environ.get(name))), None)
+        if provider.identity and (
+            connection.names_identity(provider, self.connection)
+            or secrets.first_set(provider.variables) is None
+        ):
+            return None
         if self.base_url is not None and provider.base_url_variables:
             raise LMNotConfigured(
                 f"no API key: {provider.variables[0]} is never sent to a base_url; pass "
                 f"LM(api_key='env:{provider.variables[0]}') if it is meant for this one",
                 details={"variable": provider.variables[0]},
             )
-        return None if self.base_url is not None else secrets.from_environment(list(provider.variables))
+        if self.base_url is not None:
+            return None
+        key = secrets.from_environment(provider.variables)
+        return secrets.sendable(key, " or ".join(provider.variables))
 
     def fetch_base_url(self) -> str | None:
         """Where requests go, looked up now; None is the address that the engine knows.
@@ -220,18 +233,21 @@ class LM:
         """
         return connection.address(self._provider, self.base_url)
 
-    def fetch_connection(self, api_key: str | None) -> Connection:
+    def fetch_connection(
+        self, api_key: str | None, found: Mapping[secrets.Secret, str] = MappingProxyType({})
+    ) -> Connection:
         """How its provider is reached besides by address and key, looked up now.
 
         Args:
             api_key: The key that was found; with one, no other credentials are looked for.
+            found: What ``slow_references`` gave.
 
         Raises:
             LMNotConfigured: Something that is needed is not there.
         """
         own_address = self.base_url is None
         provider = self._provider or Provider(self.model.partition("/")[0], "", "")
-        return connection.fetch(provider, self.connection, api_key, own_address=own_address)
+        return connection.fetch(provider, self.connection, api_key, own_address=own_address, found=found)
 
     def spec(
         self,
@@ -251,8 +267,10 @@ class LM:
         # LiteLLM may know a key of its own, and a cloud other credentials.
         elsewhere = provider is not None and provider.identity
         elsewhere |= self._through_litellm and base_url is None
+        model = "local/model" if local else f"{provider.prefix}/{name}" if provider else self.model
         return LMSpec(
-            model="local/model" if local else f"{provider.prefix}/{name}" if provider else self.model,
+            model=model,
+            name=None if model == self.model else self.model,
             api_key=api_key or (None if elsewhere else "none"),
             base_url=base_url,
             temperature=_LOCAL_TEMPERATURE if local and self.temperature is None else self.temperature,

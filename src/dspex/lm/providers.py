@@ -18,6 +18,7 @@ class Option:
         variables: Environment variables that may hold it, in order.
         secret: Whether it is a credential: never shown, and never read from a variable for a ``base_url``.
         needed: Whether there is no connection without it.
+        half: Whether it is no credential without its other half.
         header: The header that it is sent as.
     """
 
@@ -26,6 +27,7 @@ class Option:
     variables: tuple[str, ...] = ()
     secret: bool = False
     needed: bool = False
+    half: bool = False
     header: str | None = None
 
 
@@ -79,8 +81,8 @@ _OPENAI = (
 )
 _BEDROCK = (
     Option("aws_region_name", "region", ("AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION"), needed=True),
-    Option("aws_access_key_id", "an access key", ("AWS_ACCESS_KEY_ID",), secret=True),
-    Option("aws_secret_access_key", "its secret", ("AWS_SECRET_ACCESS_KEY",), secret=True),
+    Option("aws_access_key_id", "an access key", ("AWS_ACCESS_KEY_ID",), secret=True, half=True),
+    Option("aws_secret_access_key", "its secret", ("AWS_SECRET_ACCESS_KEY",), secret=True, half=True),
     Option("aws_session_token", "its token, if it is temporary", ("AWS_SESSION_TOKEN",), secret=True),
     Option("aws_profile_name", "a profile of the workers' `~/.aws`"),
     Option("aws_role_name", "ARN of a role to assume"),
@@ -172,12 +174,13 @@ PROVIDERS = {provider.name: provider for provider in _ALL}
 _BY_ANY_NAME = {name: row for row in _ALL for name in (row.name, row.prefix, *row.aliases)}
 
 
-def find(name: str) -> Provider:
+def find(name: object) -> Provider:
     """The provider of that name, its own, DSPy's or another that is understood.
 
     Raises:
         UnknownProvider: There is none; the message lists those there are.
     """
+    name = str(name)
     if name in _BY_ANY_NAME:
         return _BY_ANY_NAME[name]
     near = difflib.get_close_matches(name, _BY_ANY_NAME, n=1)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dspex.errors import InvalidOption, LMNotConfigured, PoolClosed
@@ -23,6 +25,8 @@ Secret = str | Callable[[], str] | Callable[[], Awaitable[str]]
 _FRESH = 30.0
 _KEPT = 1024
 _KINDS = ("env", "file", "keyring")
+# What no header can hold: control characters, a line end for one, and what is not Latin-1.
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\xa0-\xff]")
 _HOW = "a key, 'env:NAME', 'file:/path', 'keyring:service/user', or a function that gives the key"
 
 
@@ -38,19 +42,50 @@ def check(secret: object) -> None:
         if not isinstance(secret, Hashable):
             raise _refused(f"and a {type(secret).__name__} cannot be remembered: it is not hashable")
         return
-    if not isinstance(secret, str) or not secret:
+    if not isinstance(secret, str) or not secret.strip():
         raise _refused(f"not {type(secret).__name__}" if not isinstance(secret, str) else "not empty text")
-    kind, colon, name = secret.partition(":")
+    check_reference(secret)
+    if not is_sendable(secret.strip()):
+        raise _refused("and this one holds a character that cannot be sent, as a line end inside it")
+
+
+def check_reference(text: str, option: str = "api_key") -> None:
+    """Refuse a reference that names nothing.
+
+    Raises:
+        InvalidOption: It is one; the message never holds it.
+    """
+    kind, colon, name = text.partition(":")
     if not colon or kind not in _KINDS:
         return
     if not name.strip():
-        raise _refused(f"and {kind!r} names nothing")
+        raise _refused(f"and {kind!r} names nothing", option)
     if kind == "keyring" and not all(name.partition("/")[::2]):
-        raise _refused("and a keyring's entry is named 'keyring:service/user'")
+        raise _refused("and a keyring's entry is named 'keyring:service/user'", option)
 
 
-def _refused(why: str) -> InvalidOption:
-    return InvalidOption(f"api_key has to be {_HOW}, {why}", details={"option": "api_key"})
+def _refused(why: str, option: str = "api_key") -> InvalidOption:
+    return InvalidOption(f"{option} has to be {_HOW}, {why}", details={"option": option})
+
+
+def is_sendable(value: str) -> bool:
+    """Whether a header can hold it."""
+    return _UNSENDABLE.search(value) is None
+
+
+def sendable(value: str, place: str) -> str:
+    """The value of a header, without the line end or blanks around it.
+
+    Raises:
+        LMNotConfigured: No header can hold it; the message names its place, and never holds it.
+    """
+    value = value.strip()
+    if not is_sendable(value):
+        raise LMNotConfigured(
+            f"{place} holds a character that cannot be sent, such as a line end inside it; set it anew",
+            details={"variable": place},
+        )
+    return value
 
 
 def shown(secret: Secret) -> str:
@@ -60,29 +95,40 @@ def shown(secret: Secret) -> str:
     return repr(secret) if secret.partition(":")[0] in _KINDS and ":" in secret else "'***'"
 
 
-def from_environment(variables: list[str]) -> str:
-    """The value of the first of these variables that is set.
+def first_set(variables: Iterable[str]) -> str | None:
+    """The first of these variables that holds something."""
+    return next((name for name in variables if os.environ.get(name, "").strip()), None)
+
+
+def from_environment(variables: Sequence[str]) -> str:
+    """The value of the first of these variables that is set, without the line end that it may have.
 
     Raises:
         LMNotConfigured: None is.
     """
-    for variable in variables:
-        if value := os.environ.get(variable):
-            return value
-    raise LMNotConfigured(
-        f"no API key: set {' or '.join(variables)}, or pass LM(api_key=...)",
-        details={"variable": variables[0]},
-    )
+    variable = first_set(variables)
+    if variable is None:
+        raise LMNotConfigured(
+            f"no API key: set {' or '.join(variables)}, or pass LM(api_key=...)",
+            details={"variable": variables[0]},
+        )
+    return os.environ[variable].strip()
 
 
-def fetch(reference: str) -> str:
-    """The key that ``env:NAME`` names; a key itself comes back as it is.
+def fetch(secret: Secret, found: Mapping[Secret, str] = MappingProxyType({})) -> str:
+    """The key that a secret stands for; a key itself comes back as it is.
+
+    Args:
+        secret: A key or a reference to one.
+        found: The keys of those whose look-up takes time.
 
     Raises:
-        LMNotConfigured: The variable is not set; ``details["variable"]`` is its name.
+        LMNotConfigured: The variable of ``env:NAME`` is not set; ``details["variable"]`` is its name.
     """
-    kind, colon, name = reference.partition(":")
-    return from_environment([name]) if colon and kind == "env" else reference
+    if callable(secret) or takes_time(secret):
+        return found[secret]
+    kind, colon, name = secret.partition(":")
+    return from_environment([name]) if colon and kind == "env" else secret
 
 
 def takes_time(secret: Secret | None) -> bool:
@@ -153,6 +199,7 @@ async def _look_up(secret: Secret) -> str:
     else:
         kind, _, name = secret.partition(":")
         key = await asyncio.to_thread(_read_file if kind == "file" else _read_keyring, name)
+    key = key.strip() if isinstance(key, str) else key
     if not isinstance(key, str) or not key:
         raise LMNotConfigured(
             f"no API key: {shown(secret)} gave {'nothing' if not key else f'a {type(key).__name__}'}",
@@ -177,7 +224,7 @@ async def _call(function: Callable[[], Any]) -> Any:
 
 def _read_file(name: str) -> str:
     try:
-        return Path(name).expanduser().read_text(encoding="utf-8").strip()
+        return Path(name).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is no text"
         raise LMNotConfigured(

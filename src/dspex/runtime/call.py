@@ -230,10 +230,10 @@ async def _ask(
         return await pool_for(lm.spec).execute(work(lm))
     except LMAuth as refusal:
         # A function or a file may give another key by now.
-        newer = await _in_time(models, prepared.question, prepared.started, refused=lm.keys)
-        if newer.keys == lm.keys or not repeatable:
+        newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)
+        if newer.spec.secrets == lm.spec.secrets or not repeatable:
             raise
-        _log.info("the key of %s was refused and has changed since: asking again", lm.spec.model)
+        _log.info("the key of %s was refused and has changed since: asking again", lm.spec.asked)
         done = await pool_for(newer.spec).execute(work(newer))
         return replace(done, requests=[*_requests_of(refusal), *done.requests])
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dspex.errors import InvalidOption, LMNotConfigured
-from dspex.lm import secrets
 from dspex.lm.gate import Gate, Gates
 from dspex.lm.local import LocalModel
 from dspex.lm.profile import LM
@@ -35,12 +34,6 @@ class Resolved:
     number: int
     spec: LMSpec
     gate: Gate
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """Its key, and that of its second step."""
-        specs = (self.spec, self.spec.extraction)
-        return frozenset(spec.api_key for spec in specs if spec is not None and spec.api_key is not None)
 
 
 class Models:
@@ -109,14 +102,14 @@ class Models:
         """Whether ``resolve`` may take time: the embedded model may have to start, a key to be fetched."""
         profile = self.find(lm)
         both = (profile, profile.extraction_lm or profile)
-        return any(one.is_local or secrets.takes_time(one.api_key) for one in both)
+        return any(one.is_local or one.slow_references for one in both)
 
     async def resolve(self, lm: LM | str | None, *, refused: Collection[str] = ()) -> Resolved:
         """The LM as a worker needs it.
 
         Args:
             lm: What the caller named.
-            refused: Keys that a provider has just refused; one that can be fetched again is.
+            refused: Keys that a provider has just refused; those that can be fetched again are.
 
         Raises:
             LMNotConfigured: Its key, or what the embedded model needs, is not there.
@@ -129,11 +122,11 @@ class Models:
         if profile.is_local:
             endpoint = await self._local(profile).endpoint()
             return self._numbered(profile, endpoint.api_key, endpoint.base_url, second)
-        if profile.api_key is not None and secrets.takes_time(profile.api_key):
-            key: str | None = await self._keys.fetch(profile.api_key, refused=refused)
-        else:
-            key = profile.fetch_key()
-        connection = profile.fetch_connection(key)
+        found = {
+            secret: await self._keys.fetch(secret, refused=refused) for secret in profile.slow_references
+        }
+        key = profile.fetch_key(found)
+        connection = profile.fetch_connection(key, found)
         return self._numbered(profile, key, profile.fetch_base_url(), second, connection)
 
     def _numbered(

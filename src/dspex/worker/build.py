@@ -180,7 +180,4 @@ class LMs:
 
     def secrets(self) -> list[str]:
         """The keys that this worker holds, for scrubbing what leaves it."""
-        specs = [*self._specs.values(), *(s.extraction for s in self._specs.values() if s.extraction)]
-        keys = [spec.api_key for spec in specs if spec.api_key and spec.api_key != "none"]
-        connections = [spec.connection for spec in specs]
-        return keys + [value for c in connections for _, value in (*c.credentials, *c.headers)]
+        return [secret for spec in self._specs.values() for secret in spec.secrets]

@@ -116,6 +116,8 @@ class _Attempts:
         if pause is not None:
             self._retries += 1
         elif failed:
+            if isinstance(outcome, LM15Error):
+                outcome.model = self._engine.spec.asked  # which is shown; engines have names of their own
             raise outcome
         return pause
 
@@ -152,7 +154,7 @@ class _Attempts:
 
     def _record(self, outcome: Any, status: str) -> LMRequest:
         seconds = time.monotonic() - self._started
-        wanted = self._engine.spec.model
+        wanted = self._engine.spec.asked
         if isinstance(outcome, BaseException):
             return LMRequest(wanted, Usage(), seconds, status, self._retries)
         usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from dspy.utils import exceptions as dspy_errors
 
@@ -37,6 +39,10 @@ _TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
 )
 _TEXT_KEPT = 4000
 _PAYMENT_REQUIRED = 402
+# What a server says of a path, or a method, that it does not have.
+_NOT_THERE = frozenset({404, 405})
+_METHOD_NOT_ALLOWED = 405
+_WRONG_PLACE = "check base_url, if one is given (does it end in /v1?), and the model"
 _UNREACHED = "check the server's address (base_url) and, behind a proxy, the variables *_PROXY and no_proxy"
 _NOT_THE_API = (
     "what answered is not the provider's API but a web page, a redirect or the like: check base_url, and any "
@@ -48,11 +54,12 @@ _ADVICE: dict[type[errors.DspexError], str] = {
 }
 # DSPy knows the big providers' words for it; these are llama.cpp's and vLLM's.
 _TOO_LONG = re.compile(r"exceeds? the (available |maximum )?context|maximum context length", re.IGNORECASE)
-# A page that is the whole message, and what engines say of a reply that is none of the API's.
+# A page that is the whole message, but for LiteLLM's words before it, and what engines say of a reply that is
+# none of the API's.
 _PAGE = re.compile(
-    r"(^|\] |- )\s*<(!doctype )?html|the reply \(HTTP \d+|Error code: 3\d\d"
-    r"|Error converting to valid response|Empty or invalid response from",
-    re.IGNORECASE,
+    r"(litellm\.\w+: )?(\w+: )?(\w+ - )?\s*(<(!doctype )?html|Error code: 3\d\d)"
+    r"|.*(the reply \(HTTP \d+|Error converting to valid response|Empty or invalid response from)",
+    re.IGNORECASE | re.DOTALL,
 )
 # LiteLLM gives a server that cannot be reached the status 500.
 _NO_CONNECTION = re.compile(r"Connection error\.|Cannot connect|APIConnectionError")
@@ -68,6 +75,8 @@ def kind_of(error: BaseException) -> type[errors.DspexError] | None:
         return None
     if _is_page(error):
         return errors.LMUnavailable
+    if getattr(error, "status", None) == _METHOD_NOT_ALLOWED:
+        return errors.LMInvalidRequest
     # Not every engine knows what "payment required" means.
     return errors.LMBilling if getattr(error, "status", None) == _PAYMENT_REQUIRED else kind
 
@@ -76,7 +85,15 @@ def _is_page(error: Any) -> bool:
     """Whether something else than the provider's API has answered."""
     status = getattr(error, "status", None)
     moved = isinstance(status, int) and 300 <= status < 400
-    return moved or _PAGE.search(_text(error)) is not None
+    # Only the API gives a code; its message may quote a page.
+    by_api = getattr(error, "provider_code", None) is not None
+    return moved or (not by_api and _PAGE.match(_text(error.message)) is not None)
+
+
+def _is_wrong_place(error: Any) -> bool:
+    """Whether a server has answered that knows nothing of the API, or not there."""
+    by_api = getattr(error, "provider_code", None) is not None
+    return not _text(error.message).strip() or (not by_api and getattr(error, "status", None) in _NOT_THERE)
 
 
 def translate(error: BaseException, secrets: Iterable[str] = ()) -> errors.DspexError:
@@ -119,19 +136,24 @@ def python_error(doing: str, error: BaseException) -> errors.PythonError:
 
 
 def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
-    facts = {name: getattr(error, name, None) for name in ("model", "provider", "provider_code", "status")}
+    names = ("model", "provider", "provider_code", "status")
+    facts = {name: value for name in names if (value := getattr(error, name, None)) is not None}
     # DSPy's own advice names settings that users of dspex do not have.
     text = _text(error).partition("\n\n  To fix:")[0] or type(error).__name__
+    if not _text(error.message).strip() and "status" in facts:
+        text = f"{text} HTTP {facts['status']}"
     advice = _ADVICE.get(kind)
     if _is_page(error):
         advice = _NOT_THE_API
+    elif kind in {errors.LMInvalidRequest, errors.LMUnsupported} and _is_wrong_place(error):
+        advice = _WRONG_PLACE
     elif kind is errors.LMUnavailable and (
         getattr(error, "status", None) is None or _NO_CONNECTION.search(text)
     ):
         advice = _UNREACHED
     return kind(
         f"{text}; {advice}" if advice else text,
-        details={name: value for name, value in facts.items() if value is not None},
+        details=facts,
         retry_after=getattr(error, "retry_after", None),
     )
 
@@ -150,9 +172,9 @@ def _parse_error(error: Any) -> errors.ParseError:
     )
 
 
-def _text(error: BaseException) -> str:
+def _text(said: object) -> str:
     try:
-        return str(error)
+        return str(said)
     except Exception:  # noqa: BLE001 (a class of the user's may do anything here)
         return "(what it says cannot be read)"
 
@@ -179,9 +201,24 @@ def frames(error: BaseException) -> list[dict[str, Any]]:
     ]
 
 
+def _forms(secret: str) -> set[str]:
+    """A secret as messages write it: as it is, in a ``repr``, in JSON, or in an address."""
+    quoted = (repr(secret), ascii(secret), repr(secret.encode()), json.dumps(secret))
+    bare = {text.strip("b")[1:-1] for text in quoted}
+    return {
+        secret,
+        *bare,
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+    }
+
+
 def scrub(error: errors.DspexError, secrets: Iterable[str]) -> errors.DspexError:
     """The same error with every secret replaced by ``***``, in its message and its details."""
-    known = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+    forms = {form for secret in secrets for form in _forms(secret.strip()) if len(secret.strip()) >= 4}
+    known = sorted(forms, key=len, reverse=True)
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
