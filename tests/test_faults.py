@@ -224,7 +224,7 @@ def test_a_reply_that_cannot_be_parsed_comes_with_its_text() -> None:
         "expected": ["answer", "count"],
         "found": ["answer"],
     }
-    assert "answer, count" in ours.message
+    assert "the outputs count;" in ours.message
 
 
 def test_a_long_reply_is_cut() -> None:

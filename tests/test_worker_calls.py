@@ -90,6 +90,18 @@ def test_outputs_have_the_types_that_were_asked_for(runtime: dspex.Runtime, prov
     assert json.loads(json.dumps(plain.to_dict()))["outputs"] == plain.outputs == got.to_dict()["outputs"]
 
 
+def test_an_output_of_another_type_is_told_as_such(runtime: dspex.Runtime, provider: Provider) -> None:
+    """A user would look for an output that is there, or raise max_tokens for nothing."""
+    provider.reply = lambda _: text('{"stars": "many", "mood": "good"}')
+    with pytest.raises(dspex.ParseError) as caught:
+        runtime.adapter().generate("?", signature="text -> stars: int, mood: Literal['good', 'bad']")
+    assert "stars: int, mood: Literal['good', 'bad']" in caught.value.message
+    assert "max_tokens" not in caught.value.message
+    provider.reply = lambda _: text('{"mood": "good"}')
+    with pytest.raises(dspex.ParseError, match="does not have the outputs stars; a larger max_tokens"):
+        runtime.adapter().generate("?", signature="text -> stars: int, mood: Literal['good', 'bad']")
+
+
 def test_a_response_is_read_by_name(runtime: dspex.Runtime, provider: Provider) -> None:
     """An output named like something of the response would hide it, or could not be had."""
     provider.reply = lambda _: fields(model="tall", usage="often", pages=[1, 2])

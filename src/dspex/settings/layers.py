@@ -140,9 +140,7 @@ def of_arguments(lms: Mapping[str, Any], pools: Mapping[str, Any]) -> Layer:
 
 def _literal(path: Path) -> InvalidOption:
     option = dotted(path)
-    how = "'env:SHOP_KEY' for a variable"
-    if path[-1] == "api_key":
-        how = "'env:OPENAI_API_KEY' for a variable, 'file:/run/secrets/openai', or 'keyring:service/user'"
+    how = "'env:OPENAI_API_KEY' for a variable, 'file:/run/secrets/openai', or 'keyring:service/user'"
     return InvalidOption(
         f"{option} holds a key, and a file is copied and committed. Write where the key is instead: {how}",
         details={"option": option},

@@ -159,17 +159,34 @@ def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
 
 
 def _parse_error(error: Any) -> errors.ParseError:
-    wanted = list(error.signature.output_fields)
+    fields = error.signature.output_fields
+    wanted, found = list(fields), list(error.parsed_result or {})
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        json = "" if error.adapter_name == "JSONAdapter" else "adapter='json', "
+        message = (
+            f"the model's text does not have the outputs {', '.join(missing)}; {json}a larger max_tokens or "
+            "a stronger model may help"
+        )
+    else:
+        types = ", ".join(f"{name}: {_type_name(info.annotation)}" for name, info in fields.items())
+        message = (
+            f"the model's text has its outputs, but not all are what was declared ({types}); say more in the "
+            "signature, or take a stronger model"
+        )
     return errors.ParseError(
-        f"the model's text does not have the outputs {', '.join(wanted)}; a larger max_tokens, "
-        "adapter='json' or a stronger model may help",
+        message,
         details={
             "text": str(error.lm_response),
             "adapter": error.adapter_name,
             "expected": wanted,
-            "found": list(error.parsed_result or {}),
+            "found": found,
         },
     )
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def _text(said: object) -> str:
