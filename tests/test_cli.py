@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from dspex import Response, Timing, Usage
+from dspex.cli.show import summary
 from tests.processes import alive, descendants, until
 from tests.provider import Provider, echo, fault, fields, hanging
 
@@ -56,6 +58,7 @@ def test_the_answer_is_all_that_is_on_standard_output(
     assert ran.stdout == "Paris\n"
     assert ran.returncode == 0
     assert "tokens" in ran.stderr
+    assert "price unknown" in ran.stderr
     assert "x ·" in ran.stderr
 
 
@@ -206,3 +209,24 @@ def test_help_and_version(environment: dict[str, str]) -> None:
     assert "dspex run Predict" in ask("run", "--help")
     assert "list[str]" in ask("run", "-h"), "types are not eaten as markup"
     assert ask("--version").startswith("dspex 0.")
+
+
+@pytest.mark.parametrize(("cost", "said"), [(None, "price unknown"), (0.0, "free"), (0.00125, "$0.001250")])
+def test_the_price_is_told_or_that_it_is_not_known(
+    cost: float | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If this failed, an answer whose price nobody knows would look as if it had cost nothing."""
+    answer = Response(
+        {"answer": "yes"},
+        completions=None,
+        usage=Usage(1, 1),
+        cost=cost,
+        timing=Timing(0.0, 0.0, 0.0, 0.0),
+        attempts=1,
+        requests=[],
+        worker=1,
+        request_id="r",
+        model="m",
+    )
+    summary(answer)
+    assert said in capsys.readouterr().err

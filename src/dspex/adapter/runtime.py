@@ -56,13 +56,18 @@ class Runtime:
         start_timeout: float = 60.0,
         wait: bool = True,
     ) -> None:
-        self.core = Core(lm, lms, pools, settings, self._zygote)
+        self.core = Core(lm, lms, pools, self._settings() if settings is None else settings, self._zygote)
         self.portal = Portal()
         self.programs = Programs()
         self._start_timeout = start_timeout
         self._wait = wait
         self._state: Literal["new", "open", "closed"] = "new"
         self._process = os.getpid()
+
+    @staticmethod
+    def _settings() -> Settings:
+        """What holds when nobody says otherwise; a runtime for tests reads no file."""
+        return Settings()
 
     @staticmethod
     def _zygote(preparation: Preparation) -> Zygote:

@@ -88,15 +88,14 @@ def outputs(response: dspex.Response) -> None:
 
 
 def summary(response: dspex.Response) -> None:
-    """One dim line on standard error: model, tokens, seconds, and the price where it is known."""
+    """One dim line on standard error: model, tokens, seconds, and the price, or that it is unknown."""
     usage = response.usage
     facts = [
         response.model or "no model",
         f"{usage.prompt_tokens} + {usage.completion_tokens} tokens",
         f"{response.timing.total:.1f} s",
+        "price unknown" if response.cost is None else f"${response.cost:.6f}" if response.cost else "free",
     ]
-    if response.cost is not None:
-        facts.append(f"${response.cost:.6f}")
     Console(stderr=True).print(" · ".join(facts), style="dim", highlight=False, markup=False)
 
 

@@ -34,7 +34,7 @@ class Core:
         lm: The LM of calls that name none; None is that of the settings.
         lms: Profiles by name, over those of the settings.
         pools: Options by name, over those of the settings; the pool ``general`` exists in any case.
-        settings: What holds for all of it; None reads file and environment.
+        settings: What holds for all of it.
         zygote: Makes what the workers of one preparation come from.
     """
 
@@ -43,11 +43,11 @@ class Core:
         lm: LM | str | None,
         lms: Mapping[str, LM | str] | None,
         pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None,
-        settings: Settings | None,
+        settings: Settings,
         zygote: Callable[[Preparation], Zygote] = ZygoteClient,
     ) -> None:
         self.bus = Bus()
-        self.settings = Settings() if settings is None else settings
+        self.settings = settings
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))

@@ -7,16 +7,15 @@ import importlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dspex.adapter.runtime import Runtime
 from dspex.errors import PoolUnhealthy
-from dspex.lm.profile import LM
 from dspex.pool.zygote_client import Forkling, Preparation, Zygote
 from dspex.process.lifeline import Lifeline
-from dspex.settings import PoolOptions, Settings
+from dspex.settings import Settings
 from dspex.wire.messages import WorkerOptions
 
 if TYPE_CHECKING:
@@ -119,18 +118,9 @@ class InProcessRuntime(Runtime):
         wait: Whether opening waits for that.
     """
 
-    def __init__(
-        self,
-        lm: LM | str | None = None,
-        *,
-        lms: Mapping[str, LM | str] | None = None,
-        pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None = None,
-        settings: Settings | None = None,
-        start_timeout: float = 60.0,
-        wait: bool = True,
-    ) -> None:
-        alone = Settings(file=False, default_lm=None) if settings is None else settings
-        super().__init__(lm, lms=lms, pools=pools, settings=alone, start_timeout=start_timeout, wait=wait)
+    @staticmethod
+    def _settings() -> Settings:
+        return Settings(file=False, default_lm=None)
 
     @staticmethod
     def _zygote(preparation: Preparation) -> Zygote:
