@@ -9,6 +9,11 @@ from render import attributes, code, described, methods, page, read, struct, tab
 import dspex
 from dspex.program import catalogue, fieldtypes, signature
 from dspex.runtime import call
+from dspex.telemetry import events
+
+_EVENTS = [
+    kind for kind in vars(events).values() if isinstance(kind, type) and kind.__module__ == events.__name__
+]
 
 
 def whole() -> str:
@@ -46,7 +51,7 @@ def whole() -> str:
         ],
         "## Events",
         "`runtime.on(type, function)` has a function called with each event of a type.",
-        *[f"### {kind.__name__}\n\n{struct(kind)}" for kind in (dspex.Event, dspex.LocalModelProgress)],
+        *[f"### {kind.__name__}\n\n{struct(kind)}" for kind in _EVENTS],
     )
 
 

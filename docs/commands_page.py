@@ -64,6 +64,7 @@ def whole() -> str:
         "A command of your own that has one of these names is never called.",
         "## command",
         described("dspex.command", dspex.command),
+        described("dspex.module", dspex.module),
         "## Unsendable",
         struct(dspex.Unsendable),
     )

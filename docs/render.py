@@ -171,10 +171,11 @@ def methods(owner: str, kind: type, names: Iterable[str]) -> list[str]:
 def struct(kind: type[msgspec.Struct]) -> str:
     """A class of plain values: its words and its fields."""
     doc = read(kind)
-    words = doc.entries.get("Attributes", {})
     known: dict[str, Any] = {}
+    words: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         known |= inspect.get_annotations(base)
+        words |= read(base).entries.get("Attributes", {})
     rows = [
         (f"`{field.name}`", f"`{spelled(known[field.name])}`", default_of(field), markdown(words[field.name]))
         for field in msgspec.structs.fields(kind)

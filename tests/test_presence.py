@@ -96,7 +96,11 @@ def test_only_this_user_can_reach_it(place: Path) -> None:
 def test_it_tells_how_the_runtime_stands(place: Path) -> None:
     """If this failed, `dspex status` would show something else than `runtime.stats()`."""
     stats = RuntimeStats(
-        {"general": PoolStats([WorkerStats(1, 42, "busy", 8_000_000, 3, 4)], 5, {"ok": 4}, {"timeout": 1})}
+        {
+            "general": PoolStats(
+                [WorkerStats(1, 42, "busy", 8_000_000, 3, 4)], 5, 4, {"ok": 4}, {"deadline": 1}
+            )
+        }
     )
     before = time.time()
     with present(stats):
@@ -219,7 +223,7 @@ def test_an_answer_that_cannot_be_read_is_no_crash(place: Path) -> None:
 def test_who_asks_and_never_reads_keeps_nobody_from_asking(place: Path) -> None:
     """If this failed, one stopped `dspex status` would make all later ones hang."""
     worker = WorkerStats(1, 42, "ready", 8_000_000, 0, 0)
-    large = RuntimeStats({"general": PoolStats([worker] * 20_000, 0, {}, {})})  # more than a socket holds
+    large = RuntimeStats({"general": PoolStats([worker] * 20_000, 0, 0, {}, {})})  # more than a socket holds
     with present(large):
         with socket.socket(socket.AF_UNIX) as rude, socket.socket(socket.AF_UNIX) as gone:
             rude.connect(str(place / f"{ME}.sock"))

@@ -48,6 +48,10 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "true or false": ("false", False),
     "a list of names": ("a, b.c,", ("a", "b.c")),
 }
+PARTICULAR: dict[str, tuple[str, Any]] = {
+    "isolation": ("call", "call"),
+    "max_rss": ("4194304", 4194304),
+}
 
 
 @pytest.mark.parametrize(("path", "wants"), kinds())
@@ -55,7 +59,7 @@ def test_each_option_has_its_variable(
     monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...], wants: str
 ) -> None:
     """A documented variable would do nothing."""
-    text, value = SAMPLES[wants]
+    text, value = PARTICULAR.get(path[-1]) or SAMPLES[wants]
     monkeypatch.setenv("DSPEX_LM__SOME__MODEL", "openai/x")
     monkeypatch.setenv(variable(path), text)
     settings = Settings()

@@ -66,8 +66,23 @@ if TYPE_CHECKING:
     from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.signature import Field, Signature
     from dspex.settings import PoolOptions, Settings
-    from dspex.telemetry.events import Event, LocalModelProgress
-    from dspex.types import Limits, LMRequest, LMSpec, Retry, Usage, command
+    from dspex.telemetry.events import (
+        Event,
+        LocalModelProgress,
+        PoolClosing,
+        PoolEvent,
+        PoolFailed,
+        PoolRecovered,
+        PoolResized,
+        WorkerDraining,
+        WorkerEvent,
+        WorkerGone,
+        WorkerReady,
+        WorkerStarted,
+        ZygoteLost,
+        ZygoteStarted,
+    )
+    from dspex.types import Limits, LMRequest, LMSpec, Retry, Usage, command, module
     from dspex.wire.values import Unsendable
 
 # Where each name lives. Nothing is imported before it is used: `import dspex` loads neither asyncio nor
@@ -89,8 +104,11 @@ _HOMES = {
     "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.signature": "Field Signature",
     "dspex.settings": "PoolOptions Settings",
-    "dspex.telemetry.events": "Event LocalModelProgress",
-    "dspex.types": "LMRequest LMSpec Limits Retry Usage command",
+    "dspex.telemetry.events": (
+        "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized WorkerDraining "
+        "WorkerEvent WorkerGone WorkerReady WorkerStarted ZygoteLost ZygoteStarted"
+    ),
+    "dspex.types": "LMRequest LMSpec Limits Retry Usage command module",
     "dspex.wire.values": "Unsendable",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -131,8 +149,13 @@ __all__ = [
     "PayloadTooLarge",
     "PoisonCall",
     "PoolClosed",
+    "PoolClosing",
     "PoolError",
+    "PoolEvent",
+    "PoolFailed",
     "PoolOptions",
+    "PoolRecovered",
+    "PoolResized",
     "PoolSaturated",
     "PoolStats",
     "PoolUnhealthy",
@@ -161,9 +184,17 @@ __all__ = [
     "UnknownSession",
     "Unsendable",
     "Usage",
+    "WorkerDraining",
+    "WorkerEvent",
+    "WorkerGone",
     "WorkerLost",
+    "WorkerReady",
+    "WorkerStarted",
     "WorkerStats",
+    "ZygoteLost",
+    "ZygoteStarted",
     "command",
+    "module",
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -181,6 +182,41 @@ class LMRequest(msgspec.Struct, frozen=True):
     retries: int = 0
     cost: float | None = None
     finish: str | None = None
+
+
+class ModuleTraits(msgspec.Struct, frozen=True):
+    """What ``dspex.module`` says of a program.
+
+    Attributes:
+        shared: Whether it may run in a worker that runs other calls as well.
+        idempotent: Whether running it twice does no more than running it once.
+    """
+
+    shared: bool = False
+    idempotent: bool = False
+
+
+def module(*, shared: bool = False, idempotent: bool = False) -> Callable[[type[T]], type[T]]:
+    """Say of a ``dspy.Module`` of your own what cannot be seen from outside.
+
+    Without it, each call runs isolated, in a worker of its own, and is not run again when that is lost.
+
+    Example:
+        >>> @module(shared=True, idempotent=True)
+        ... class Router:
+        ...     pass
+
+    Args:
+        shared: Calls may run in workers that run other calls as well, many at once: the program awaits its
+            LM (``aforward``), keeps nothing of a call in ``self``, and blocks nothing.
+        idempotent: A call whose worker was lost may simply run again.
+    """
+
+    def mark(program: type[T]) -> type[T]:
+        program.__dspex__ = ModuleTraits(shared, idempotent)  # type: ignore[attr-defined]
+        return program
+
+    return mark
 
 
 #: Commands that modules of the user have registered in this process: name → function.

@@ -21,6 +21,7 @@ from dspex.wire.channel import Channel
 from dspex.wire.messages import (
     NOTHING,
     PROTOCOL,
+    Beat,
     Call,
     Cancel,
     DropLM,
@@ -234,6 +235,8 @@ class WorkerHandle:
                 self._permits.done(message, self.in_flight.get(message.call))
             case LmAsk():
                 self._permits.asked(message)
+            case Beat():
+                pass
             case Ready(protocol=protocol):
                 if protocol != PROTOCOL:
                     self.kill(f"it speaks protocol {protocol} and not {PROTOCOL}")

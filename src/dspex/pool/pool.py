@@ -57,6 +57,7 @@ class LocalPool:
         gates.on_room.append(self._on_room)
         gates.on_watch.append(self._on_watch)
         self._queue = Queue(options.max_queue)
+        self._calls = 0
         self._counters: Counter[str] = Counter()
         self._mean_seconds = 0.0
         self._pumping = False
@@ -101,6 +102,7 @@ class LocalPool:
             DspexError: Whatever the call ended with.
         """
         work.future = self._loop.create_future()
+        self._calls += 1
         try:
             self._admit(work)
         except DspexError as error:
@@ -123,9 +125,18 @@ class LocalPool:
                 for w in list(self._supervisor.workers.values())  # a copy: any thread may ask
             ],
             len(self._queue),
-            dict(self._counters),
+            self._calls,
+            {code: count for code, count in self._counters.items() if code != "late_replies"},
             dict(self._supervisor.restarts),
+            self._counters["late_replies"],
         )
+
+    async def drain(self) -> None:
+        """Take no more calls, and wait until those that were taken have ended."""
+        self._closed = True
+        while self.stats().unfinished:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def aclose(self) -> None:
         """Fail what waits or runs with ``pool_closed``, and end the workers."""
@@ -244,6 +255,7 @@ class LocalPool:
             if isinstance(outcome, Done):
                 discard(outcome.value)
             return
+        self._changed.set()
         if isinstance(outcome, Done):
             self._counters["ok"] += 1
             work.future.set_result(outcome)
@@ -256,6 +268,7 @@ class LocalPool:
     def _abandon(self, work: Work) -> None:
         """The caller has gone away: stop the work and free its slot."""
         self._counters["cancelled"] += 1
+        self._changed.set()
         work.abandoned = True
         if work.timer is not None:
             work.timer.cancel()

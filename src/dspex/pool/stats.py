@@ -11,7 +11,8 @@ class WorkerStats(msgspec.Struct, frozen=True):
     Attributes:
         number: Its number in the pool.
         pid: Its pid.
-        state: ``starting``, ``ready``, ``busy``, ``stopping`` or ``dead``.
+        state: ``starting``, ``ready``, ``busy`` (no slot is free), ``draining`` (it takes no more calls),
+            ``stopping`` or ``dead``.
         rss: Resident memory in bytes.
         in_flight: Calls that it runs.
         done: Calls that it has ended.
@@ -31,15 +32,32 @@ class PoolStats(msgspec.Struct, frozen=True):
     Attributes:
         workers: Its workers.
         queued: Calls that wait for a slot.
-        counters: Calls by how they ended: ``ok``, or the code of their error. ``late_replies`` counts
-            answers that nobody waited for any more.
-        restarts: Workers that were replaced, by cause.
+        calls: Calls that were made to this pool, refused ones included.
+        counters: These calls by how they ended: ``ok``, or the code of their error. Those of a pool that
+            runs nothing add up to ``calls``.
+        restarts: Workers that are no more, by cause: ``deadline`` or ``cancelled`` (killed to stop a call),
+            ``blocked`` (its event loop had stopped), ``crashed``, ``memory`` (killed far above ``max_rss``),
+            ``calls``, ``age`` and ``rss`` (recycled), ``start`` (not ready in time), ``channel`` (what it
+            sent made no sense), ``shutdown`` (a caller asked for it). Those that were not replaced are not
+            counted: closed, idle, or done with their one call.
+        late_replies: Answers that nobody waited for any more.
+        wanted: How many workers there should be now.
+        unhealthy: Why calls are refused with ``pool_unhealthy``; None when they are not.
     """
 
     workers: list[WorkerStats]
     queued: int
+    calls: int
     counters: dict[str, int]
     restarts: dict[str, int]
+    late_replies: int = 0
+    wanted: int = 0
+    unhealthy: str | None = None
+
+    @property
+    def unfinished(self) -> int:
+        """Calls made to this pool that have not ended yet, wherever they are."""
+        return self.calls - sum(self.counters.values())
 
 
 class LMStats(msgspec.Struct, frozen=True):

@@ -55,6 +55,8 @@ class Work:
         lm_number: The LM's number in this runtime; 0 is none.
         lm: The LM itself, for workers that have not heard of it.
         gate: The gate of that LM; None without one.
+        tenant: Whose call it is, for taking turns; empty when nobody said.
+        batch: Whether interactive calls go before it.
         repeatable: Whether it may run again when its worker was lost in the middle.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
@@ -75,6 +77,8 @@ class Work:
     lm_number: int = 0
     lm: LMSpec | None = None
     gate: Gate | None = None
+    tenant: str = ""
+    batch: bool = False
     repeatable: bool = False
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)

@@ -221,7 +221,7 @@ async def _ask(
             lm.number,
             lm.spec,
             lm.gate,
-            repeatable,
+            repeatable=repeatable,
             admitted=prepared.started,
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
 from dspex import checks
+from dspex.errors import InvalidOption
 
 MiB = 1024 * 1024
 
@@ -15,39 +17,103 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How one pool of workers is run.
 
     Attributes:
-        workers: How many worker processes; None is one per core that this process may use.
+        workers: How many worker processes there are; None is one per core that this process may use.
+        min: The fewest workers that are kept while nobody calls; None is ``workers``.
+        max: The most workers; the pool grows up to it while calls wait, and shrinks again when workers have
+            nothing to do. None is ``workers``. With ``isolation="call"`` None of both is from 0 to 32, or to
+            eight per core where that is more.
         slots: Calls that one worker runs at once. An LM call waits more than it computes, so this is
-            far above one.
+            far above one. With ``isolation="call"`` it is one.
         max_queue: Calls that may wait for a free slot; one more is refused with ``pool_saturated``.
         queue_timeout: Seconds that a call may wait for a free slot before ``queue_timeout``; None
             waits until its own deadline.
-        grace: Seconds between a deadline and the kill of a worker that has not stopped the work.
+        max_share: The largest part of the pool's slots, above 0 and up to 1, that the calls of one tenant
+            with one LM may have at once; None lets one have all that nobody else waits for.
+        isolated: Name of the pool where calls run that cannot share a process: programs of your own, and
+            calls that may have killed their worker. That pool always has ``isolation="call"``.
+        isolation: ``"shared"`` runs many calls in each worker; ``"call"`` starts a worker for each call, runs
+            it on that worker's main thread, and ends the worker with it.
+        grace: Seconds between a deadline and the end of a worker that has not stopped the work.
+        drain_limit: Seconds that the other calls of such a worker have to end well before it is killed. A
+            worker whose event loop is blocked is killed at once.
         max_reruns: How many times a call that is safe to repeat is run again after its worker was
             lost. Workers that were killed for another call's deadline are not counted.
+        max_calls: Calls after which a worker is replaced; None never. This and the next two vary by up to a
+            tenth from worker to worker, so that not all are replaced at once.
+        max_age: Seconds after which a worker is replaced; None never.
+        max_rss: Bytes of resident memory above which a worker is replaced when its calls have ended; None
+            never. One that comes to twice as much in the middle of a call is killed.
         pass_env: Environment variables that workers get beside the basic ones.
         preload: Modules that workers import before their first call.
     """
 
     workers: int | None = None
+    min: int | None = None
+    max: int | None = None
     slots: int = 64
     max_queue: int = 1000
     queue_timeout: float | None = None
+    max_share: float | None = None
+    isolated: str = "isolated"
+    isolation: Literal["shared", "call"] = "shared"
     grace: float = 0.5
+    drain_limit: float = 2.0
     max_reruns: int = 3
+    max_calls: int | None = None
+    max_age: float | None = None
+    max_rss: int | None = None
     pass_env: Iterable[str] = ()
     preload: Iterable[str] = ()
 
     def __post_init__(self) -> None:
-        for name, least in {"workers": 1, "slots": 1, "max_queue": 0, "max_reruns": 0}.items():
+        for name, least in {
+            "workers": 1,
+            "min": 0,
+            "max": 1,
+            "slots": 1,
+            "max_queue": 0,
+            "max_reruns": 0,
+        }.items():
             value = getattr(self, name)
-            checks.whole_number(name, value, least, optional=name == "workers", owner="PoolOptions")
-        for name in ("grace", "queue_timeout"):
+            optional = name in {"workers", "min", "max"}
+            checks.whole_number(name, value, least, optional=optional, owner="PoolOptions")
+        for name, least in {"max_calls": 1, "max_rss": MiB}.items():
+            checks.whole_number(name, getattr(self, name), least, optional=True, owner="PoolOptions")
+        for name in ("grace", "drain_limit", "queue_timeout", "max_age"):
+            optional = name in {"queue_timeout", "max_age"}
             value = getattr(self, name)
-            optional = name == "queue_timeout"
             checks.number(name, value, what="a number of seconds", optional=optional, owner="PoolOptions")
+        if self.max_share is not None and not 0 < (checks.number("max_share", self.max_share) or 0.0) <= 1:
+            raise checks.refuse("max_share", "above 0 and at most 1", self.max_share, "PoolOptions")
+        checks.text("isolated", self.isolated, optional=False, owner="PoolOptions")
+        if self.isolation not in {"shared", "call"}:
+            raise checks.refuse("isolation", "'shared' or 'call'", self.isolation, "PoolOptions")
+        self._check_size()
         for name in ("pass_env", "preload"):
             checked = checks.names(name, getattr(self, name), owner="PoolOptions")
             msgspec.structs.force_setattr(self, name, checked)
+
+    def _check_size(self) -> None:
+        sizes = [size for size in (self.min, self.workers, self.max) if size is not None]
+        if sizes != sorted(sizes):
+            raise InvalidOption(
+                "PoolOptions takes min <= workers <= max, not "
+                f"min={self.min}, workers={self.workers}, max={self.max}",
+                details={"option": "max" if self.max is not None else "min"},
+            )
+
+    def size(self, cores: int) -> tuple[int, int]:
+        """The fewest and the most workers of a pool with these options.
+
+        Args:
+            cores: How many cores this process may use.
+        """
+        if self.isolation == "call" and self.workers is None:
+            most = self.max or max(self.min or 1, 32, 8 * cores)
+            return self.min or 0, most
+        usual = self.workers or cores
+        least = min(usual, self.max or usual) if self.min is None else self.min
+        return least, max(usual, least) if self.max is None else self.max
 
 
 class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

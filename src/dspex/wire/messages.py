@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 2
+PROTOCOL = 3
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -88,6 +88,10 @@ class Watch(Message, frozen=True, tag="watch"):
     on: bool
 
 
+class Knock(Message, frozen=True, tag="knock"):
+    """Is the event loop still turning? ``Beat`` answers, at once when it is."""
+
+
 class Shutdown(Message, frozen=True, tag="shutdown"):
     """Take no more calls, stop those that run, and exit."""
 
@@ -103,6 +107,16 @@ class Ready(Message, frozen=True, tag="ready"):
     """
 
     protocol: int
+
+
+class Beat(Message, frozen=True, tag="beat"):
+    """The event loop turns.
+
+    Attributes:
+        rss: The worker's resident memory in bytes.
+    """
+
+    rss: int
 
 
 class Result(Message, frozen=True, tag="result"):
@@ -198,6 +212,8 @@ class WorkerOptions(Message, frozen=True, tag="options"):
         allow_modules: Import path prefixes that commands and engines of the user may come from.
         max_payload: The largest arguments in bytes that it is sent.
         max_result: The largest result in bytes that it may send.
+        isolated: Whether it runs one call only, on its main thread, and keeps its channel on another.
+        max_memory: Bytes of data that it may have, so that an allocation above fails; None is no limit.
         late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
     """
 
@@ -205,6 +221,8 @@ class WorkerOptions(Message, frozen=True, tag="options"):
     allow_modules: list[str]
     max_payload: int
     max_result: int
+    isolated: bool = False
+    max_memory: int | None = None
     late_preload: list[str] = []
 
 
@@ -260,8 +278,8 @@ class Exited(Message, frozen=True, tag="exited"):
     status: int | None
 
 
-ToWorker = Call | Cancel | UseLM | DropLM | LmGo | Watch | Shutdown
-FromWorker = Ready | Result | Fault | LmAsk | LmDone
+ToWorker = Call | Cancel | UseLM | DropLM | LmGo | Watch | Knock | Shutdown
+FromWorker = Ready | Beat | Result | Fault | LmAsk | LmDone
 ToZygote = Boot | Fork
 FromZygote = Booted | BootFailed | Forked | Exited
 

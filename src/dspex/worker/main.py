@@ -26,10 +26,12 @@ from dspex.wire.messages import (
     ENVELOPE,
     NOTHING,
     PROTOCOL,
+    Beat,
     Call,
     Cancel,
     DropLM,
     Fault,
+    Knock,
     LmGo,
     Ready,
     Result,
@@ -139,6 +141,8 @@ class Worker:
                 self.lms.add(number, spec)
             case DropLM(number=number):
                 self.lms.drop(number)
+            case Knock():
+                self._channel.send(Beat(limits.resident_bytes(os.getpid())))
             case Shutdown():
                 self._ended.set()
 
