@@ -17,7 +17,8 @@ from dspex.pool.stats import RuntimeStats
 from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
 from dspex.runtime.bridge import Bridge
 from dspex.runtime.call import Programs
-from dspex.runtime.core import DEFAULT_POOL, Core
+from dspex.runtime.core import Core
+from dspex.runtime.pools import DEFAULT_POOL
 from dspex.runtime.portal import Portal
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
@@ -70,9 +71,9 @@ class Runtime:
         return Settings()
 
     @staticmethod
-    def _zygote(preparation: Preparation) -> Zygote:
+    def _zygote(preparation: Preparation, emit: Callable[[Event], None]) -> Zygote:
         """Where its workers come from; a runtime for tests has another place."""
-        return ZygoteClient(preparation)
+        return ZygoteClient(preparation, emit)
 
     # Opening and closing
 

@@ -7,6 +7,7 @@ import signal
 from dspex.errors import (
     DspexError,
     InvalidInput,
+    PoisonCall,
     PoolClosed,
     PoolSaturated,
     PoolUnhealthy,
@@ -15,6 +16,17 @@ from dspex.errors import (
 )
 from dspex.pool.handle import WorkerHandle
 from dspex.pool.work import Work
+
+_WHY = {
+    "deadline": "a call did not stop at its deadline",
+    "cancelled": "a cancelled call did not stop",
+    "calls": "max_calls",
+    "age": "max_age",
+    "rss": "max_rss",
+    "idle": "it had nothing to do",
+    "done": "it has run its call",
+    "shutdown": "a caller asked for it",
+}
 
 
 def closed(pool: str, *, while_running: bool = False) -> PoolClosed:
@@ -59,6 +71,15 @@ def lost(worker: WorkerHandle, work: Work, cause: str) -> WorkerLost:
     )
 
 
+def poison(worker: WorkerHandle, work: Work, cause: str) -> PoisonCall:
+    """A call was alone in each worker that died with it."""
+    return PoisonCall(
+        f"the call has ended its worker, {work.deaths_alone} times while it was alone in it ({cause}), and is "
+        "not tried again. Look at what it runs: a crash in native code, memory, os._exit",
+        details={"worker": worker.number, "pid": worker.pid, "cause": cause, "attempts": work.attempts},
+    )
+
+
 def unhealthy_again(error: PoolUnhealthy) -> PoolUnhealthy:
     """A copy for each caller, so that no two share one traceback."""
     return PoolUnhealthy(error.message, details=dict(error.details))
@@ -71,8 +92,10 @@ def cause_of_death(worker: WorkerHandle, status: int | None) -> str:
         worker: The worker.
         status: Its exit code; negative: the signal that ended it; None: unknown.
     """
-    if worker.killed_for is not None:
-        return f"killed: {worker.killed_for}"
+    if worker.killed:
+        return f"killed: {worker.reason or _why(worker)}"
+    if worker.cause is not None and status == 0:
+        return f"ended: {_why(worker)}"
     if status is None:
         return "it died"
     if status >= 0:
@@ -83,3 +106,8 @@ def cause_of_death(worker: WorkerHandle, status: int | None) -> str:
         name = f"signal {-status}"
     hint = " (out of memory, or somebody's kill)" if -status == signal.SIGKILL else ""
     return f"it died of {name}{hint}"
+
+
+def _why(worker: WorkerHandle) -> str:
+    cause = worker.cause or ""
+    return _WHY.get(cause, cause)

@@ -6,16 +6,19 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
 from dspex.lm.gate import Gates
 from dspex.lm.limits import Permit
+from dspex.pool.introductions import Introductions
+from dspex.pool.lifespan import Lifespan
 from dspex.pool.permits import WorkerPermits
 from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
-from dspex.process import forks, limits
-from dspex.process.group import kill_group
+from dspex.process import forks
+from dspex.process.group import kill_group, reap
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
@@ -24,23 +27,42 @@ from dspex.wire.messages import (
     Beat,
     Call,
     Cancel,
-    DropLM,
     Fault,
     FromWorker,
+    Knock,
     LmAsk,
     LmDone,
     Ready,
     Result,
     Shutdown,
-    UseLM,
     Watch,
     read_from_worker,
 )
 
-_LMS_KEPT = 256
 _PROGRAMS_KEPT = 256
 # How long a dead worker's exit status may be late before its calls are settled without it.
 _STATUS_WAIT = 0.1
+# How long one that was asked to exit may take for it.
+_EXIT_WAIT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told of what becomes of a worker; each is given the worker first.
+
+    Attributes:
+        ready: It takes calls.
+        answered: A call has its answer; the call is None when nobody knows of it.
+        draining: It takes no more calls.
+        dead: It is dead; its exit status, negative for a signal, None when unknown.
+        writable: Its channel takes calls again.
+    """
+
+    ready: Callable[[WorkerHandle], None]
+    answered: Callable[[WorkerHandle, Work | None, Result | Fault, Blob | None], None]
+    draining: Callable[[WorkerHandle], None]
+    dead: Callable[[WorkerHandle, int | None], None]
+    writable: Callable[[], None]
 
 
 class WorkerHandle:
@@ -49,11 +71,21 @@ class WorkerHandle:
     Attributes:
         number: Its number in the pool.
         pid: Its pid.
-        state: ``starting``, ``ready``, ``stopping`` or ``dead``; ``busy`` is ready with no free slot.
-        in_flight: What it runs, by the call's number.
+        state: ``starting``, ``ready``, ``draining``, ``stopping`` or ``dead``; ``busy`` is ready with no
+            free slot.
+        in_flight: What it runs, by the call's number. A call whose caller has its answer already stays until
+            the worker is done with it.
         done: How many calls it has ended.
+        lifespan: How long it may go on.
+        born: Monotonic second of its fork.
+        idle_since: Monotonic second since which it runs nothing; None while it does.
         was_ready: Whether it ever said that it was ready.
-        killed_for: Why this supervisor killed it, if it did.
+        cause: Why it ends or has ended, as in ``PoolStats.restarts``; None while it goes on.
+        reason: The same for people, where there is more to say.
+        retiring: Why it will be replaced; None when it will not.
+        killed: Whether it was killed from here.
+        stalled: Whether its event loop has not answered for a while.
+        blocked: Whether its event loop did not turn when it was killed: any of its calls may be to blame.
     """
 
     def __init__(
@@ -64,29 +96,35 @@ class WorkerHandle:
         limit: int,
         max_result: int,
         gates: Gates,
-        on_ready: Callable[[WorkerHandle], None],
-        on_answer: Callable[[WorkerHandle, Work | None, Result | Fault, Blob | None], None],
-        on_death: Callable[[WorkerHandle, int | None], None],
-        on_drained: Callable[[], None],
+        lifespan: Lifespan,
+        listener: Listener,
     ) -> None:
+        self.lifespan = lifespan
         self.number = forkling.number
         self.pid = forkling.pid
         self.in_flight: dict[int, Work] = {}
         self.done = 0
+        self.born = time.monotonic()
+        self.idle_since: float | None = self.born
         self.was_ready = False
-        self.killed_for: str | None = None
+        self.cause: str | None = None
+        self.reason: str | None = None
+        self.retiring: str | None = None
+        self.killed = False
+        self.stalled = False
+        self.blocked = False
         self.dead = asyncio.Event()
         self._state = "starting"
+        self._doomed = False
         self._slots = slots
-        self._on_ready = on_ready
-        self._on_answer = on_answer
-        self._on_death = on_death
-        self._kill = forkling.kill
+        self._told = listener
+        self._forkling = forkling
         self._pidfd = forkling.pidfd
-        self._lifeline = forkling.lifeline
-        self._outputs = forkling.outputs
         self._next = 1
-        self._lms: OrderedDict[int, int] = OrderedDict()  # number → gate, the last used last
+        self._knocked: float | None = None
+        self._beaten = 0.0
+        self._exited = False
+        self._last_word: asyncio.TimerHandle | None = None
         self._warm: OrderedDict[bytes, None] = OrderedDict()
         self._loop = asyncio.get_running_loop()
         self._channel: Channel[FromWorker] = Channel(
@@ -96,10 +134,10 @@ class WorkerHandle:
             on_close=self._on_channel_end,
             limit=limit,
             blob_limit=max_result,
-            on_drained=on_drained,
+            on_drained=listener.writable,
         )
-        self._gates = gates
         self._permits = WorkerPermits(gates, self._channel.send)
+        self._lms = Introductions(gates, self._channel.send)
         self._loop.add_reader(self._pidfd, self._on_exit)
         forks.guard(self)
 
@@ -109,18 +147,35 @@ class WorkerHandle:
         return "busy" if self._state == "ready" and len(self.in_flight) >= self._slots else self._state
 
     @property
+    def serving(self) -> bool:
+        """Whether it takes calls, or will in a moment."""
+        return self._state in {"starting", "ready"}
+
+    @property
     def free(self) -> bool:
         """Whether it can be given a call now."""
-        return self._state == "ready" and len(self.in_flight) < self._slots and not self._channel.congested
+        return (
+            self._state == "ready"
+            and not self.stalled
+            and len(self.in_flight) < self._slots
+            and not self._channel.congested
+        )
 
     @property
     def rss(self) -> int:
         """Its resident memory in bytes."""
-        return limits.resident_bytes(self.pid)
+        return self._forkling.rss()
+
+    @property
+    def unanswered(self) -> int:
+        """How many of its calls still wait for their end."""
+        return sum(not work.ended for work in self.in_flight.values())
 
     def is_warm(self, fingerprint: bytes) -> bool:
         """Whether it has this program built, as far as known here."""
         return fingerprint in self._warm
+
+    # Calls
 
     def start(self, work: Work, permit: Permit | None) -> None:
         """Give it a call, with the permit for its first LM request if it has an LM.
@@ -131,17 +186,13 @@ class WorkerHandle:
         number = self._next
         self._next += 1
         self.in_flight[number] = work
+        self.idle_since = None
         work.number, work.worker = number, self
         seat = 0
         if work.gate is not None and permit is not None:
             seat = self._permits.give_seat(number, work.gate, permit)
-        if work.lm is not None:
-            self._introduce(work)
-        if work.fingerprint:
-            self._warm[work.fingerprint] = None
-            self._warm.move_to_end(work.fingerprint)
-            if len(self._warm) > _PROGRAMS_KEPT:
-                self._warm.popitem(last=False)
+        self._lms.introduce(work, self.in_flight.values())
+        self._note_program(work.fingerprint)
         work.attempts += 1
         work.started = time.monotonic()
         blob, args = None, NOTHING
@@ -166,93 +217,160 @@ class WorkerHandle:
             blob,
         )
 
-    def _introduce(self, work: Work) -> None:
-        """Tell it the call's LM, if it was not told before."""
-        if work.lm_number in self._lms:
-            self._lms.move_to_end(work.lm_number)
-            return
-        assert work.lm is not None
-        self._channel.send(UseLM(work.lm_number, work.lm))
-        for spec in (work.lm, work.lm.extraction):
-            gate = self._gates.find(spec.gate) if spec is not None else None
-            if gate is not None and gate.watched and not gate.limited:
-                self._channel.send(Watch(gate.number, on=True))
-        self._lms[work.lm_number] = work.lm.gate
-        self._drop_lms()
-
-    def _drop_lms(self) -> None:
-        """Have it close the connections of LMs that are too many, or whose profile has another key by now."""
-        newest = {gate: number for number, gate in sorted(self._lms.items())}
-        old = [number for number, gate in self._lms.items() if number < newest[gate]]
-        old += list(self._lms)[: max(0, len(self._lms) - _LMS_KEPT)]
-        # A drop may overtake a call that has not begun, so an LM in use stays until the next look.
-        used = {running.lm_number for running in self.in_flight.values()}
-        for number in {*old} - used:
-            del self._lms[number]
-            self._channel.send(DropLM(number))
+    def _note_program(self, fingerprint: bytes) -> None:
+        if fingerprint:
+            self._warm[fingerprint] = None
+            self._warm.move_to_end(fingerprint)
+            if len(self._warm) > _PROGRAMS_KEPT:
+                self._warm.popitem(last=False)
 
     def not_started(self, work: Work) -> None:
         """A call could not be sent after all."""
-        self.in_flight.pop(work.number, None)
-        self._permits.end_call(work.number)
         work.worker = None
+        self._permits.end_call(work.number)
+        self._forget(work.number)
 
-    def watch(self, gate: int, *, on: bool) -> None:
-        """Tell it whether LM requests have to ask at a gate."""
-        if self._state in {"starting", "ready"}:
-            self._channel.send(Watch(gate, on))
+    def _forget(self, number: int) -> Work | None:
+        work = self.in_flight.pop(number, None)
+        if not self.in_flight and self.idle_since is None:
+            self.idle_since = time.monotonic()
+        return work
 
     def cancel(self, work: Work) -> None:
         """Ask it to stop a call that it runs."""
         self._channel.send(Cancel(work.number))
 
-    def stop(self) -> None:
-        """Ask it to exit."""
-        if self._state in {"starting", "ready"}:
-            self._state = "stopping"
-            self._channel.send(Shutdown())
+    def watch(self, gate: int, *, on: bool) -> None:
+        """Tell it whether LM requests have to ask at a gate."""
+        if self._state in {"starting", "ready", "draining"}:
+            self._channel.send(Watch(gate, on))
 
-    def kill(self, reason: str) -> None:
-        """SIGKILL it; its zygote sweeps what it had started. It counts as gone from now on."""
-        if self._state != "dead" and self.killed_for is None:
-            self.killed_for = reason
+    # Whether its event loop turns
+
+    def knock(self) -> None:
+        """Ask whether its event loop turns, unless it was asked and has not answered yet."""
+        if self._knocked is None and self._state in {"ready", "draining"}:
+            self._knocked = time.monotonic()
+            self._channel.send(Knock())
+
+    def listen(self) -> None:
+        """Read what it has said by now: it may be this process that is late, and not the worker."""
+        self._channel.read_now()
+
+    def silent(self) -> float:
+        """Seconds for which a knock has not been answered; 0.0 when its event loop turns."""
+        return 0.0 if self._knocked is None else time.monotonic() - self._knocked
+
+    def forgive(self) -> None:
+        """Begin anew to wait for the answer to a knock: this process itself was held up."""
+        if self._knocked is not None:
+            self._knocked = time.monotonic()
+
+    # Its end
+
+    def drain(self, cause: str) -> None:
+        """Give it no more calls, and have it exit when those that it runs have ended."""
+        if self.serving:
+            self._state = "draining"
+            self.cause = cause
+            self._told.draining(self)
+        self._leave_if_done()
+
+    def condemn(self, cause: str, limit: float, work: Work, *, knocked: float) -> None:
+        """A call does not stop: kill this worker when its other calls have ended, or after ``limit`` seconds.
+
+        One whose event loop is blocked, or that runs nothing else, is killed now.
+
+        Args:
+            cause: Why.
+            limit: The longest wait for the other calls.
+            work: The call.
+            knocked: Monotonic second of a knock; one that has not beaten since is blocked.
+        """
+        if self._state in {"stopping", "dead"}:
+            return
+        self.blocked = self._beaten < knocked
+        if self.blocked or not any(not other.ended for other in self.in_flight.values() if other is not work):
+            self.kill(cause)
+            return
+        if not self._doomed:
+            self._doomed = True
+            self._last_word = self._loop.call_later(limit, self.kill, cause)
+        self.cause = cause
+        if self.serving:
+            self._state = "draining"
+            self._told.draining(self)
+
+    def _leave_if_done(self) -> None:
+        if self._state != "draining":
+            return
+        if self._doomed and self.cause is not None:
+            if not self.unanswered:
+                self.kill(self.cause)
+        elif not self.in_flight:
+            self.stop(self.cause or "closing")
+
+    def stop(self, cause: str) -> None:
+        """Ask it to exit now, and see that it does."""
+        if self._state in {"starting", "ready", "draining"}:
             self._state = "stopping"
-            self._kill()
+            self.cause = cause
+            self._channel.send(Shutdown())
+            self._last_word = self._loop.call_later(_EXIT_WAIT, self.kill, cause)
+
+    def kill(self, cause: str, reason: str | None = None) -> None:
+        """SIGKILL it; its zygote sweeps what it had started. It counts as gone from now on."""
+        if self._state != "dead" and not self.killed:
+            self.killed = True
+            # Who was asked to exit did not fail by being slow at it.
+            self.cause = cause if self._state != "stopping" or self.cause is None else self.cause
+            self.reason = reason
+            self._state = "stopping"
+            self._forkling.kill()
 
     # What it says
 
     def _on_message(self, message: FromWorker, blob: Blob | None) -> None:
         if blob is not None and not isinstance(message, Result):
             blob.close()
-            self.kill(f"it sent a blob with a {type(message).__name__}")
+            self.kill("channel", f"it sent a blob with a {type(message).__name__}")
             return
         match message:
             case Result() | Fault():
                 self.done += 1
                 self._permits.end_call(message.id)
-                self._on_answer(self, self.in_flight.pop(message.id, None), message, blob)
+                self._told.answered(self, self._forget(message.id), message, blob)
+                self._leave_if_done()
             case LmDone():
                 self._permits.done(message, self.in_flight.get(message.call))
             case LmAsk():
                 self._permits.asked(message)
             case Beat():
-                pass
+                self._knocked = None
+                self._beaten = time.monotonic()
+                self.stalled = False
             case Ready(protocol=protocol):
                 if protocol != PROTOCOL:
-                    self.kill(f"it speaks protocol {protocol} and not {PROTOCOL}")
+                    self.kill("channel", f"it speaks protocol {protocol} and not {PROTOCOL}")
                 elif self._state == "starting":
                     self._state = "ready"
                     self.was_ready = True
-                    self._on_ready(self)
+                    self.idle_since = time.monotonic()
+                    self._told.ready(self)
 
     def _on_channel_end(self, reason: str | None) -> None:
         # The end of the channel is not by itself the sign of death, and a death is not by itself the
         # channel's fault: a worker that still lives in a moment has closed or garbled it, and is ended.
-        if self._state in {"starting", "ready"}:
+        if self._state in {"starting", "ready", "draining"}:
             self._state = "stopping"
-        self._loop.call_later(_STATUS_WAIT, self.kill, reason or "it closed its channel")
+        self._loop.call_later(_STATUS_WAIT, self._end_mute, reason or "it closed its channel")
+
+    def _end_mute(self, reason: str) -> None:
+        if not self._exited:
+            self.kill("channel", reason)
 
     def _on_exit(self) -> None:
+        self._exited = True
         self._loop.remove_reader(self._pidfd)
         self._loop.call_later(_STATUS_WAIT, self.buried, None)
 
@@ -262,20 +380,25 @@ class WorkerHandle:
             return
         self._channel.read_to_end()
         self._state = "dead"
+        if self._last_word is not None:
+            self._last_word.cancel()
         self._loop.remove_reader(self._pidfd)
         self._channel.close()
-        self._lifeline.cut()
+        self._forkling.lifeline.cut()
+        if status is None:
+            # No zygote has told of its end, so none may have swept its group, nor reaped it: as pid 1, or a
+            # subreaper, this process has inherited it.
+            kill_group(self.pid)
+            reap(self._pidfd)
         forks.close_descriptor(self._pidfd)
         self._pidfd = -1
-        if status is None:
-            kill_group(self.pid)  # no zygote has told of its end, so none may have swept its group
         try:
-            for output in self._outputs:
+            for output in self._forkling.outputs:
                 output.read_to_end()
             self._permits.lose(time.monotonic())
         finally:
             self.dead.set()
-            self._on_death(self, status)
+            self._told.dead(self, status)
 
     def close_after_fork(self) -> None:
         """In a forked copy: the worker serves the process that started it."""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
 from dspex.errors import DspexError, PoolClosed, PythonTimeout, from_wire
 from dspex.lm.gate import Gate, Gates
 from dspex.pool import endings
-from dspex.pool.handle import WorkerHandle
+from dspex.pool.deadlines import Deadlines
+from dspex.pool.handle import Listener, WorkerHandle
+from dspex.pool.lifespan import Lifespan
+from dspex.pool.losses import Verdict, judge
 from dspex.pool.queue import Queue
 from dspex.pool.scheduler import choose
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor
+from dspex.pool.tally import Tally
 from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
+from dspex.telemetry.events import Event, PoolClosing, WorkerDraining
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
 from dspex.wire.payloads import discard, size_of
@@ -38,6 +43,8 @@ class LocalPool:
         settings: What holds for the whole runtime.
         zygote: Where its workers come from.
         gates: The gates of the runtime's LMs.
+        emit: Told of every change of state.
+        companion: Gives the pool where a call that may have killed its worker runs alone; None is this one.
     """
 
     def __init__(
@@ -47,32 +54,44 @@ class LocalPool:
         settings: Settings,
         zygote: Zygote,
         gates: Gates,
+        emit: Callable[[Event], None],
+        companion: Callable[[], LocalPool] | None = None,
     ) -> None:
         self.name = name
         self._options = options
+        self._slots = 1 if options.isolation == "call" else options.slots
         self._max_result = settings.max_result
         # Where blobs cannot be had, all of a payload goes through the channel.
         self._limit = max(settings.max_payload, settings.max_result) + ENVELOPE
         self._gates = gates
         gates.on_room.append(self._on_room)
         gates.on_watch.append(self._on_watch)
+        self._emit = emit
+        self._companion = companion
         self._queue = Queue(options.max_queue)
-        self._calls = 0
-        self._counters: Counter[str] = Counter()
+        self._deadlines = Deadlines(self, options)
+        self._tally = Tally()
         self._mean_seconds = 0.0
         self._pumping = False
+        self._refusing = False
         self._closed = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._supervisor = Supervisor(
-            options.workers or limits.cores(),
-            zygote,
-            WorkerOptions(
-                options.slots, list(settings.allow_modules), settings.max_payload, settings.max_result
-            ),
-            self._make_handle,
-            self._on_exit,
-            self._on_change,
+        worker_options = WorkerOptions(
+            self._slots,
+            list(settings.allow_modules),
+            settings.max_payload,
+            settings.max_result,
+            isolated=options.isolation == "call",
+        )
+        size = options.size(limits.cores())
+        self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
+        self._listener = Listener(
+            ready=self._supervisor.on_ready,
+            answered=self._on_answer,
+            draining=self._on_draining,
+            dead=self._on_death,
+            writable=self._pump,
         )
 
     def start(self) -> None:
@@ -80,13 +99,13 @@ class LocalPool:
         self._supervisor.start()
 
     async def ready(self) -> None:
-        """Wait until a worker is ready.
+        """Wait until a worker is ready; a pool that keeps none is ready at once.
 
         Raises:
             PoolUnhealthy: Workers do not start.
         """
-        while not any(worker.was_ready for worker in self._supervisor.workers.values()):
-            if self._closed:
+        while self._supervisor.wanted and not any(w.was_ready for w in self._supervisor.workers.values()):
+            if self._refusing:
                 raise PoolClosed(f"the pool {self.name!r} was closed while it started")
             if self._supervisor.unhealthy is not None:
                 raise endings.unhealthy_again(self._supervisor.unhealthy)
@@ -102,105 +121,121 @@ class LocalPool:
             DspexError: Whatever the call ended with.
         """
         work.future = self._loop.create_future()
-        self._calls += 1
+        work.pool, work.tally = self, self._tally
+        work.reruns_left = self._options.max_reruns
+        self._tally.begin()
         try:
             self._admit(work)
         except DspexError as error:
-            self._counters[error.code] += 1
+            self._tally.end(error.code)
             raise
         try:
             return await work.future
         except asyncio.CancelledError:
             if work.future.cancelled():
-                self._abandon(work)
+                work.pool._abandon(work)
             elif work.future.exception() is None:  # it was answered in the same turn
                 discard(work.future.result().value)
             raise
 
     def stats(self) -> PoolStats:
         """How it stands."""
+        unhealthy = self._supervisor.unhealthy
         return PoolStats(
             [
                 WorkerStats(w.number, w.pid, w.state, w.rss, len(w.in_flight), w.done)
                 for w in list(self._supervisor.workers.values())  # a copy: any thread may ask
             ],
             len(self._queue),
-            self._calls,
-            {code: count for code, count in self._counters.items() if code != "late_replies"},
+            self._tally.calls,
+            dict(self._tally.ends),
             dict(self._supervisor.restarts),
-            self._counters["late_replies"],
+            self._tally.late_replies,
+            self._supervisor.wanted,
+            None if unhealthy is None else str(unhealthy.details["cause"]),
         )
 
     async def drain(self) -> None:
         """Take no more calls, and wait until those that were taken have ended."""
-        self._closed = True
-        while self.stats().unfinished:
-            self._changed.clear()
-            await self._changed.wait()
+        self._refuse(drain=True)
+        await self._tally.all_ended()
+
+    def _refuse(self, *, drain: bool) -> None:
+        if not self._refusing:
+            self._refusing = True
+            unfinished = self.stats().unfinished
+            self._emit(PoolClosing(pool=self.name, unfinished=unfinished, drain=drain))
+        self._changed.set()
 
     async def aclose(self) -> None:
         """Fail what waits or runs with ``pool_closed``, and end the workers."""
+        self._refuse(drain=False)
         self._closed = True
         self._gates.on_room.remove(self._on_room)
         self._gates.on_watch.remove(self._on_watch)
-        self._changed.set()
         for work in self._queue.drain():
-            self._end(work, endings.closed(self.name))
+            self.end(work, endings.closed(self.name))
         for worker in self._supervisor.workers.values():
             for work in worker.in_flight.values():
-                self._end(work, endings.closed(self.name, while_running=True))
+                self.end(work, endings.closed(self.name, while_running=True))
         await self._supervisor.close(self._options.grace)
 
     # Into the queue and out of it
 
     def _admit(self, work: Work) -> None:
-        if self._closed:
+        if self._refusing:
             raise PoolClosed(f"the pool {self.name!r} is closed; open another runtime")
         if work.overdue:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
             raise endings.unhealthy_again(self._supervisor.unhealthy)
         begins = not self._queue.has_line(work) and self._has_free_worker() and self._take_seat(work)
-        if not begins and self._queue.full:
-            raise endings.saturated(self.name, len(self._queue), self._retry_after())
-        self._arm(work)
+        if not begins and self._is_full():
+            raise endings.saturated(self.name, len(self._queue), self.retry_after())
+        self._deadlines.arm(work)
         if begins:
             self._start(work)
         else:
             self._queue.append(work)
+            self._want_workers()
 
-    def _arm(self, work: Work) -> None:
-        """Set the timer for the nearer of the deadline and the longest wait for a first worker."""
-        waits = [work.time_left()] if work.deadline is not None else []
-        if self._options.queue_timeout is not None and not work.attempts:
-            # A millisecond more, as loops may fire their timers a little early.
-            waits.append(self._options.queue_timeout - work.age() + 0.001)
-        if waits:
-            work.timer = self._loop.call_later(min(waits), self._on_time, work)
+    def _is_full(self) -> bool:
+        most = self._options.max_queue
+        if self._supervisor.one_call_each:
+            # Each call waits until its worker is there; those that are on their way to one are not queued.
+            busy = sum(len(worker.in_flight) for worker in self._supervisor.workers.values())
+            most += max(0, self._supervisor.most - busy)
+        return len(self._queue) >= most
 
-    def _on_time(self, work: Work) -> None:
-        if work.ended:
-            return
-        longest = self._options.queue_timeout
-        if work.overdue and work.worker is not None:
-            work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "deadline")
-        elif work.overdue:
-            self._leave_queue(work, work.timed_out(killed=False))
-        elif longest is not None and not work.attempts and work.age() >= longest:
-            late = endings.waited_too_long(self.name, work, longest, self._retry_after())
-            self._leave_queue(work, late)
+    def adopt(self, work: Work) -> None:
+        """Take over a call that another pool has admitted; it goes before those that wait here."""
+        work.pool = self
+        if self._closed:
+            self.end(work, endings.closed(self.name, while_running=True))
+        elif self._supervisor.unhealthy is not None:
+            self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         else:
-            self._arm(work)
+            self._put_back(work)
 
-    def _leave_queue(self, work: Work, error: DspexError) -> None:
+    def _put_back(self, work: Work) -> None:
+        work.started = None
+        self._deadlines.arm(work)
+        self._queue.put_back(work)
+        self._want_workers()
+
+    def waiting(self) -> int:
+        """How many calls wait for nothing but a slot."""
+        return self._queue.waiting_for_slot()
+
+    def _want_workers(self) -> None:
+        if len(self._queue) and not self._closed:
+            self._supervisor.grow()
+
+    def leave_queue(self, work: Work, error: DspexError) -> None:
+        """End a call that waits."""
         # Ended first: the queue tells those that wait by that.
-        self._end(work, error)
+        self.end(work, error)
         self._queue.leave()
-
-    def _kill_for(self, work: Work, reason: str) -> None:
-        """The call has not stopped within its grace: only the end of its process stops it."""
-        if work.worker is not None:
-            work.worker.kill(reason)
 
     def _has_free_worker(self) -> bool:
         return any(worker.free for worker in self._supervisor.workers.values())
@@ -221,11 +256,11 @@ class LocalPool:
             worker.start(work, seat)
         except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
             worker.not_started(work)
-            self._end(work, endings.not_sent(error))
+            self.end(work, endings.not_sent(error))
 
     def _pump(self) -> None:
         """Give waiting calls to workers while there are both."""
-        if self._pumping:
+        if self._pumping or self._supervisor.unhealthy is not None:
             return  # by something that it did itself; it goes on after that
         self._pumping = True
         try:
@@ -236,6 +271,7 @@ class LocalPool:
                 self._start(work)
         finally:
             self._pumping = False
+        self._want_workers()
 
     def _on_room(self) -> None:
         if len(self._queue):
@@ -247,43 +283,40 @@ class LocalPool:
 
     # The ends of a call
 
-    def _end(self, work: Work, outcome: Done | DspexError) -> None:
-        """Give a call its one end."""
+    def end(self, work: Work, outcome: Done | DspexError) -> None:
+        """Give a call its one end; one that has it already keeps it."""
         if work.timer is not None:
             work.timer.cancel()
-        if work.abandoned or work.future.done():
+        if work.ended:
             if isinstance(outcome, Done):
                 discard(outcome.value)
             return
-        self._changed.set()
         if isinstance(outcome, Done):
-            self._counters["ok"] += 1
+            work.tally.end("ok")
             work.future.set_result(outcome)
         else:
-            self._counters[outcome.code] += 1
+            work.tally.end(outcome.code)
             if work.requests:  # what a failed call has cost all the same
                 outcome.details.setdefault("requests", msgspec.to_builtins(work.requests))
             work.future.set_exception(outcome)
 
     def _abandon(self, work: Work) -> None:
         """The caller has gone away: stop the work and free its slot."""
-        self._counters["cancelled"] += 1
-        self._changed.set()
-        work.abandoned = True
+        work.tally.end("cancelled")
         if work.timer is not None:
             work.timer.cancel()
         if work.worker is None:
             self._queue.leave()
         else:
             work.worker.cancel(work)
-            work.timer = self._loop.call_later(self._options.grace, self._kill_for, work, "cancelled")
+            self._deadlines.caller_left(work)
 
     def _on_answer(
         self, worker: WorkerHandle, work: Work | None, answer: Result | Fault, blob: Blob | None
     ) -> None:
-        self._supervisor.answered()
+        self._supervisor.answered(worker)
         if work is None:
-            self._counters["late_replies"] += 1
+            self._tally.late_replies += 1
             if blob is not None:
                 blob.close()
             return
@@ -291,67 +324,83 @@ class LocalPool:
         if isinstance(answer, Result):
             queued = (work.started or work.admitted) - work.admitted
             value = answer.value if blob is None else blob
-            self._end(work, Done(value, work.requests, worker.number, work.attempts, queued, answer.seconds))
+            self.end(work, Done(value, work.requests, worker.number, work.attempts, queued, answer.seconds))
             self._mean_seconds += _NEWEST * (answer.seconds - self._mean_seconds)
+            if work.command == "shutdown":
+                worker.drain("shutdown")
         else:
             error = from_wire(answer.error)
             if isinstance(error, PythonTimeout) or work.overdue:
                 error = work.timed_out(killed=False)
-            self._end(work, error)
+            self.end(work, error)
         if len(self._queue):
             self._pump()
 
-    def _retry_after(self) -> float:
+    def retry_after(self) -> float:
         """Seconds until about one call has left the queue, from how long calls took lately."""
-        slots = self._options.slots * max(1, len(self._supervisor.workers))
+        slots = self._slots * max(1, len(self._supervisor.workers))
         return round(max(0.05, self._mean_seconds * (len(self._queue) + 1) / slots), 3)
 
     # Workers come and go
 
-    def _make_handle(self, forkling: Forkling) -> WorkerHandle:
+    def make_handle(self, forkling: Forkling) -> WorkerHandle:
+        """The view of a worker that was just forked."""
         return WorkerHandle(
             forkling,
-            slots=self._options.slots,
+            slots=self._slots,
             limit=self._limit,
             max_result=self._max_result,
             gates=self._gates,
-            on_ready=self._supervisor.ready,
-            on_answer=self._on_answer,
-            on_death=self._on_death,
-            on_drained=self._pump,
+            lifespan=Lifespan.drawn(self._options),
+            listener=self._listener,
         )
 
-    def _on_exit(self, number: int, status: int | None) -> None:
+    def on_exit(self, number: int, status: int | None) -> None:
+        """The zygote has buried a worker."""
         worker = self._supervisor.workers.get(number)
         if worker is not None:
             worker.buried(status)
 
-    def _on_change(self) -> None:
+    def on_change(self) -> None:
+        """A worker has become ready, or the pool unhealthy."""
         self._changed.set()
         if self._supervisor.unhealthy is not None:
             for work in self._queue.drain():
-                self._end(work, endings.unhealthy_again(self._supervisor.unhealthy))
+                self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         self._pump()
+
+    def _on_draining(self, worker: WorkerHandle) -> None:
+        self._emit(
+            WorkerDraining(
+                pool=self.name,
+                worker=worker.number,
+                pid=worker.pid,
+                cause=worker.cause or "",
+                in_flight=worker.unanswered,
+            )
+        )
+        self._supervisor.fill("replacement")
 
     def _on_death(self, worker: WorkerHandle, status: int | None) -> None:
-        cause = endings.cause_of_death(worker, status)
         lost = list(worker.in_flight.values())
+        reason = self._supervisor.lost(worker, status)
         worker.in_flight.clear()
-        self._supervisor.lost(worker, cause, was_ready=worker.was_ready)
         for work in reversed(lost):  # each goes to the front, so the first comes to lie first
             work.worker = None
-            self._settle_lost(work, worker, cause)
+            if not work.ended:
+                self._settle(work, worker, status, reason)
         self._pump()
 
-    def _settle_lost(self, work: Work, worker: WorkerHandle, cause: str) -> None:
-        innocent = worker.killed_for in {"deadline", "cancelled"}
-        if work.overdue or work.abandoned:
-            self._end(work, work.timed_out(killed=True))
-        elif self._closed:
-            self._end(work, endings.closed(self.name, while_running=True))
-        elif work.repeatable and (innocent or work.reruns < self._options.max_reruns):
-            work.reruns += not innocent
-            work.started = None
-            self._queue.put_back(work)
+    def _settle(self, work: Work, worker: WorkerHandle, status: int | None, reason: str) -> None:
+        alone = self._supervisor.one_call_each
+        verdict = judge(work, worker, status, alone=alone)
+        if verdict is Verdict.OVER:
+            self.end(work, work.timed_out(killed=True))
+        elif verdict is Verdict.POISON:
+            self.end(work, endings.poison(worker, work, reason))
+        elif verdict is Verdict.LOST:
+            self.end(work, endings.lost(worker, work, reason))
+        elif verdict is Verdict.ALONE and self._companion is not None and not alone:
+            self._companion().adopt(work)
         else:
-            self._end(work, endings.lost(worker, work, cause))
+            self.adopt(work)

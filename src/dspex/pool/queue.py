@@ -79,6 +79,14 @@ class Queue:
                 return work
         return None
 
+    def waiting_for_slot(self) -> int:
+        """How many could begin if a slot were free; those whose LM may not be asked now could not."""
+        return sum(
+            sum(not work.ended for work in line)
+            for line in self._lines.values()
+            if not any(work.waits_for_permit for work in line if not work.ended)
+        )
+
     def _first(self, lane: int) -> Work | None:
         """The first in a line who still waits; a line where nobody does is taken away."""
         line = self._lines.get(lane)

@@ -18,6 +18,8 @@ from dspex.wire.payloads import Payload
 
 if TYPE_CHECKING:
     from dspex.pool.handle import WorkerHandle
+    from dspex.pool.pool import LocalPool
+    from dspex.pool.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,14 @@ class Work:
         repeatable: Whether it may run again when its worker was lost in the middle.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
-        reruns: How many of these were lost for reasons that may lie in this call.
+        reruns_left: How many more times it may be lost for reasons that may lie in this call.
+        deaths_alone: How many of these it died alone with.
+        pool: The pool that has it; that may be another one than it was made to.
+        tally: Where its end is counted: that of the pool it was made to.
         seat: The permit for its first LM request, from the moment it may begin until a worker has it.
         requests: The LM requests that it has made.
         worker: The worker that runs it; None while it waits.
         number: Its number on that worker's channel.
-        abandoned: Its caller went away; only its slot is still of interest.
         timer: Fires at its deadline, then at the end of its grace.
     """
 
@@ -84,12 +88,14 @@ class Work:
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     attempts: int = 0
-    reruns: int = 0
+    reruns_left: int = 0
+    deaths_alone: int = 0
+    pool: LocalPool = field(init=False)
+    tally: Tally = field(init=False)
     seat: Permit | None = None
     requests: list[LMRequest] = field(default_factory=list)
     worker: WorkerHandle | None = None
     number: int = 0
-    abandoned: bool = False
     timer: asyncio.TimerHandle | None = None
 
     @property

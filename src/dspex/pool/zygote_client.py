@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ from dspex.pool.output import Output
 from dspex.process import forks, limits
 from dspex.process.lifeline import Lifeline
 from dspex.process.spawn import Child, spawn_in_thread
+from dspex.telemetry.events import Event, ZygoteLost, ZygoteStarted
 from dspex.wire import packets
 from dspex.wire.messages import (
     PROTOCOL,
@@ -95,6 +97,10 @@ class Forkling:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def rss(self) -> int:
+        """Its resident memory in bytes; 0 when it is gone."""
+        return limits.resident_bytes(self.pid)
+
 
 class Zygote(Protocol):
     """Where the workers of one preparation come from: ``ZygoteClient``, or a stand-in for tests."""
@@ -127,10 +133,12 @@ class ZygoteClient:
 
     Args:
         preparation: What the workers have in common.
+        emit: Told when a zygote has started or died.
     """
 
-    def __init__(self, preparation: Preparation) -> None:
+    def __init__(self, preparation: Preparation, emit: Callable[[Event], None]) -> None:
         self._preparation = preparation
+        self._emit = emit
         self._next = 1
         self._exits: dict[int, Callable[[int, int | None], None]] = {}
         self._alive: set[_Zygote] = set()
@@ -199,6 +207,7 @@ class ZygoteClient:
             if self._closed:
                 raise _unhealthy("the runtime is closing")
             while self._zygote is None:
+                started = time.monotonic()
                 zygote = await self._start()
                 try:
                     async with asyncio.timeout(_BOOT_LIMIT):
@@ -218,6 +227,8 @@ class ZygoteClient:
                     await self._end(zygote)
                 else:
                     self._zygote = zygote
+                    seconds = round(time.monotonic() - started, 3)
+                    self._emit(ZygoteStarted(pid=zygote.child.pid, seconds=seconds))
             return self._zygote
 
     async def _start(self) -> _Zygote:
@@ -295,6 +306,8 @@ class ZygoteClient:
             self._zygote = None
             self._exits.clear()
         cause = f"the zygote exited with status {status}: {zygote.cause()}"
+        if zygote.booted.done() and not self._closed:
+            self._emit(ZygoteLost(pid=zygote.child.pid, cause=cause))
         _fail(zygote.booted, cause)
         for answer in zygote.forks.values():
             _fail(answer, cause)

@@ -32,6 +32,12 @@ def bury(leader: int) -> int | None:
         return None
 
 
+def reap(pidfd: int) -> None:
+    """Reap a dead process if it has become a child of this one; it need not be one."""
+    with contextlib.suppress(OSError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+
 def children() -> list[int]:
     """The pids of this process's children, dead ones that are not reaped included."""
     found: list[int] = []

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import Any
 
-from dspex.errors import DspexError, InvalidOption, PoolUnhealthy
+from dspex.errors import DspexError, PoolUnhealthy
 from dspex.lm.named import from_settings
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
-from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
+from dspex.pool.zygote_client import ZygoteClient
 from dspex.runtime.models import Models, as_lm, find
+from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
-DEFAULT_POOL = "general"
-# How the sibling of a pool is called, and what its workers have loaded.
-_LITELLM = "+litellm"
-_LITELLM_MODULE = "dspex.worker.litellm_engine"
 
 
 class Core:
@@ -33,7 +29,8 @@ class Core:
     Args:
         lm: The LM of calls that name none; None is that of the settings.
         lms: Profiles by name, over those of the settings.
-        pools: Options by name, over those of the settings; the pool ``general`` exists in any case.
+        pools: Options by name, over those of the settings; the pools ``general`` and
+            ``isolated`` exist in any case.
         settings: What holds for all of it.
         zygote: Makes what the workers of one preparation come from.
     """
@@ -44,26 +41,15 @@ class Core:
         lms: Mapping[str, LM | str] | None,
         pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None,
         settings: Settings,
-        zygote: Callable[[Preparation], Zygote] = ZygoteClient,
+        zygote: MakeZygote = ZygoteClient,
     ) -> None:
         self.bus = Bus()
         self.settings = settings
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
-        self._options = self.settings.pools_over({DEFAULT_POOL: PoolOptions()}, pools or {})
-        if taken := [name for name in self._options if name.endswith(_LITELLM)]:
-            raise InvalidOption(
-                f"a pool's name cannot end with {_LITELLM!r}, as {taken[0]!r} does: these are made on demand",
-                details={"option": "pools"},
-            )
-        if (near := get_close_matches(DEFAULT_POOL, [*self._options.keys() - {DEFAULT_POOL}], 1, 0.8)) and (
-            self._options[DEFAULT_POOL] == PoolOptions()
-        ):
-            _log.warning("the pool %r is one of its own, and %r has its defaults", near[0], DEFAULT_POOL)
-        self._pools: dict[str, LocalPool] = {}
-        self._make_zygote = zygote
-        self._zygotes: dict[Preparation, Zygote] = {}
+        options = self.settings.pools_over(DEFAULTS, pools or {})
+        self._pools = Pools(options, self.settings, self.models.gates, self.bus.emit, zygote)
         self._presence = Presence(self.stats, self.settings.python)
         self._warming: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -111,16 +97,15 @@ class Core:
         Raises:
             PoolUnhealthy: A pool has no ready worker in time.
         """
-        for name, options in self._options.items():
-            self._start(name, options)
+        self._pools.start()
         if self.models.needs_litellm:
-            self._with_litellm(DEFAULT_POOL)
+            self._pools.get(DEFAULT_POOL, litellm=True)
         self._presence.open()
         self._warming = asyncio.create_task(self._warm_up())
         if wait:
             try:
                 async with asyncio.timeout(start_timeout):
-                    await asyncio.gather(*(pool.ready() for pool in self._pools.values()))
+                    await asyncio.gather(*(pool.ready() for pool in self._pools))
                     await asyncio.shield(self._warming)
             except TimeoutError:
                 self._check_started(start_timeout)
@@ -128,9 +113,10 @@ class Core:
     def _check_started(self, start_timeout: float) -> None:
         # The embedded model may be on its way for longer: calls wait for it within their own deadlines.
         late = [
-            name
-            for name, pool in self._pools.items()
-            if not any(worker.state in {"ready", "busy"} for worker in pool.stats().workers)
+            pool.name
+            for pool in self._pools
+            if (stats := pool.stats()).wanted
+            and not any(worker.state in {"ready", "busy"} for worker in stats.workers)
         ]
         if late:
             raise PoolUnhealthy(
@@ -146,40 +132,18 @@ class Core:
             # No error until a call needs it, which then gets its own.
             _log.info("the default LM is not ready: %s", error.message)
 
-    def _start(self, name: str, options: PoolOptions, *preload: str) -> LocalPool:
-        zygote = self._zygote(options, (*options.preload, *preload))
-        pool = self._pools[name] = LocalPool(name, options, self.settings, zygote, self.models.gates)
-        pool.start()
-        return pool
+    def pool(self, name: str, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool:
+        """The pool of that name, or its sibling that can run such a call.
 
-    def _with_litellm(self, name: str) -> LocalPool:
-        """The sibling of a pool whose workers have LiteLLM loaded, started when first needed.
-
-        Its import takes seconds and 130 MB, so ordinary workers, and the zygote they come from, do without.
-        """
-        sibling = self._pools.get(f"{name}{_LITELLM}")
-        if sibling is None and self._closing is None:
-            sibling = self._start(f"{name}{_LITELLM}", self._options[name], _LITELLM_MODULE)
-        return sibling or self._pools[name]  # a closed pool says so
-
-    def _zygote(self, options: PoolOptions, preload: tuple[str, ...]) -> Zygote:
-        preparation = Preparation(self.settings.python, tuple(options.pass_env), preload)
-        if preparation not in self._zygotes:
-            self._zygotes[preparation] = self._make_zygote(preparation)
-        return self._zygotes[preparation]
-
-    def pool(self, name: str, lm: LMSpec | None = None) -> LocalPool:
-        """The pool of that name, or its sibling whose workers can ask ``lm``.
+        Args:
+            name: As the caller wrote it.
+            lm: The call's LM; some need workers of their own.
+            isolated: Whether the call has to have a worker for itself.
 
         Raises:
             InvalidOption: There is none.
         """
-        if name not in self._options:
-            raise InvalidOption(
-                f"no pool {name!r}; this runtime has {', '.join(self._options)}",
-                details={"option": "pool", "known": list(self._options)},
-            )
-        return self._with_litellm(name) if lm is not None and lm.needs_litellm else self._pools[name]
+        return self._pools.get(name, litellm=lm is not None and lm.needs_litellm, isolated=isolated)
 
     def stats(self) -> RuntimeStats:
         """How everything stands."""
@@ -188,7 +152,7 @@ class Core:
             for gate in self.models.gates
             if gate.watched
         ]
-        return RuntimeStats({name: pool.stats() for name, pool in list(self._pools.items())}, lms)
+        return RuntimeStats({pool.name: pool.stats() for pool in self._pools}, lms)
 
     async def aclose(self) -> None:
         """End all workers, zygotes and models; what was still running fails with ``pool_closed``.
@@ -204,6 +168,5 @@ class Core:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.wait([self._warming])
-        await asyncio.gather(*(pool.aclose() for pool in self._pools.values()))
-        await asyncio.gather(*(zygote.aclose() for zygote in self._zygotes.values()))
+        await self._pools.aclose()
         await self.models.aclose()

@@ -16,6 +16,7 @@ from dspex.errors import PoolUnhealthy
 from dspex.pool.zygote_client import Forkling, Preparation, Zygote
 from dspex.process.lifeline import Lifeline
 from dspex.settings import Settings
+from dspex.telemetry.events import Event
 from dspex.wire.messages import WorkerOptions
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class _Guest(Forkling):
     """
 
     leave: Callable[[], object]
+
+    def rss(self) -> int:
+        """0: the process is not its own."""
+        return 0
 
     def kill(self) -> None:
         """It is heard no more, and what can be cancelled is; a thread runs on."""
@@ -123,7 +128,7 @@ class InProcessRuntime(Runtime):
         return Settings(file=False, default_lm=None)
 
     @staticmethod
-    def _zygote(preparation: Preparation) -> Zygote:
+    def _zygote(preparation: Preparation, _emit: Callable[[Event], None]) -> Zygote:
         return _Host(preparation)
 
 

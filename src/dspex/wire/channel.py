@@ -39,6 +39,8 @@ _DESCRIPTOR = array("i").itemsize
 _ANCILLARY = socket.CMSG_SPACE(2 * _DESCRIPTOR)
 # As plain numbers: an operation on an enum takes as long as the system call.
 _CLOSED_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+# How often `read_now` reads at most; one read takes what a socket holds.
+_READS = 16
 _CUT = int(socket.MSG_CTRUNC)
 _FLAGS = MORE | WITH_BLOB
 _read_head = struct.Struct("<I").unpack_from
@@ -236,6 +238,12 @@ class Channel(Generic[M]):
         """Deliver all that a process which is dead by now had sent."""
         while self._reading and self._read_some():
             pass
+
+    def read_now(self) -> None:
+        """Deliver what has come by now, though not for ever if the other side goes on sending."""
+        for _ in range(_READS):
+            if not self._reading or not self._read_some():
+                break
 
     def _read_some(self) -> bool:
         """Read once and deliver what is whole; False when there was nothing."""

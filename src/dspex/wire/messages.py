@@ -110,13 +110,7 @@ class Ready(Message, frozen=True, tag="ready"):
 
 
 class Beat(Message, frozen=True, tag="beat"):
-    """The event loop turns.
-
-    Attributes:
-        rss: The worker's resident memory in bytes.
-    """
-
-    rss: int
+    """The event loop turns: what a knock is answered with."""
 
 
 class Result(Message, frozen=True, tag="result"):

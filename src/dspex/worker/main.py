@@ -142,7 +142,7 @@ class Worker:
             case DropLM(number=number):
                 self.lms.drop(number)
             case Knock():
-                self._channel.send(Beat(limits.resident_bytes(os.getpid())))
+                self._channel.send(Beat())
             case Shutdown():
                 self._ended.set()
 
@@ -154,8 +154,9 @@ class Worker:
                 self._channel.send(Result(call.id, _PONG))
                 self.done += 1
             case "shutdown":
+                # The supervisor then lets its other calls end, and tells it to exit.
                 self._channel.send(Result(call.id, NOTHING))
-                self._ended.set()
+                self.done += 1
             case _:
                 running = self.running[call.id] = Running()
                 if call.deadline is not None:

@@ -1,0 +1,180 @@
+"""The pools of a runtime, and those that are made when something needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+
+import msgspec
+
+from dspex.errors import InvalidOption
+from dspex.lm.gate import Gates
+from dspex.pool.pool import LocalPool
+from dspex.pool.zygote_client import Preparation, Zygote
+from dspex.settings import PoolOptions, Settings
+from dspex.telemetry.events import Event
+
+_log = logging.getLogger("dspex.runtime")
+DEFAULT_POOL = "general"
+ISOLATED_POOL = "isolated"
+#: The pools that exist in any case.
+DEFAULTS = {DEFAULT_POOL: PoolOptions(), ISOLATED_POOL: PoolOptions(isolation="call")}
+# What stands between a pool's name and what makes its sibling differ from it.
+_PLUS = "+"
+_LITELLM = "litellm"
+_LITELLM_MODULE = "dspex.worker.litellm_engine"
+
+MakeZygote = Callable[[Preparation, Callable[[Event], None]], Zygote]
+
+
+class Pools:
+    """Every pool by name, with two kinds of siblings that are started when first needed.
+
+    Requests through LiteLLM need workers that have it loaded, which takes seconds and 130 MB. And a pool's
+    isolated calls need workers with the same preparation as its own.
+
+    Args:
+        options: Options by name.
+        settings: What holds for the whole runtime.
+        gates: The gates of the runtime's LMs.
+        emit: Told of every change of state.
+        make_zygote: Makes what the workers of one preparation come from.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, PoolOptions],
+        settings: Settings,
+        gates: Gates,
+        emit: Callable[[Event], None],
+        make_zygote: MakeZygote,
+    ) -> None:
+        self._options = _checked(options)
+        self._settings = settings
+        self._gates = gates
+        self._emit = emit
+        self._make_zygote = make_zygote
+        self._zygotes: dict[Preparation, Zygote] = {}
+        self._started: dict[tuple[str, Preparation], LocalPool] = {}
+        self._closing = False
+
+    def start(self) -> None:
+        """Start all that have a name."""
+        for name in self._options:
+            self._named(name)
+
+    def __iter__(self) -> Iterator[LocalPool]:
+        return iter(list(self._started.values()))
+
+    def get(self, name: str, *, litellm: bool = False, isolated: bool = False) -> LocalPool:
+        """The pool of that name, or its sibling.
+
+        Args:
+            name: As the caller wrote it.
+            litellm: Its workers have to have LiteLLM loaded.
+            isolated: A worker runs the call alone.
+
+        Raises:
+            InvalidOption: There is none.
+        """
+        if name not in self._options:
+            raise InvalidOption(
+                f"no pool {name!r}; this runtime has {', '.join(self._options)}",
+                details={"option": "pool", "known": list(self._options)},
+            )
+        if isolated:
+            return self._isolated(name, litellm=litellm)
+        return self._with_litellm(name) if litellm else self._named(name)
+
+    def _named(self, name: str) -> LocalPool:
+        return self._pool(name, name, self._preparation(name), lambda: self._isolated(name))
+
+    def _with_litellm(self, name: str) -> LocalPool:
+        preparation = self._preparation(name)
+        preparation = replace(preparation, preload=(*preparation.preload, _LITELLM_MODULE))
+        companion = lambda: self._isolated(name, litellm=True)  # noqa: E731
+        return self._pool(name, f"{name}{_PLUS}{_LITELLM}", preparation, companion)
+
+    def _isolated(self, name: str, *, litellm: bool = False) -> LocalPool:
+        """Where calls of a pool run alone: the pool's own companion, prepared as the pool is."""
+        companion = self._options[name].isolated if self._options[name].isolation != "call" else name
+        own, wanted = self._preparation(companion), self._preparation(name)
+        both = replace(
+            wanted,
+            pass_env=tuple(dict.fromkeys((*wanted.pass_env, *own.pass_env))),
+            preload=tuple(dict.fromkeys((*wanted.preload, *own.preload))),
+        )
+        shown = companion
+        if both != own:
+            shown = f"{companion}{_PLUS}{name}"
+        if litellm:
+            both = replace(both, preload=(*both.preload, _LITELLM_MODULE))
+            shown = f"{shown}{_PLUS}{_LITELLM}"
+        return self._pool(companion, shown, both, None)
+
+    def _preparation(self, name: str) -> Preparation:
+        options = self._options[name]
+        return Preparation(self._settings.python, tuple(options.pass_env), tuple(options.preload))
+
+    def _pool(
+        self,
+        name: str,
+        shown: str,
+        preparation: Preparation,
+        companion: Callable[[], LocalPool] | None,
+    ) -> LocalPool:
+        key = (name, preparation)
+        if key not in self._started:
+            if self._closing:
+                return next(iter(self._started.values()))  # a closed pool says so
+            if preparation not in self._zygotes:
+                self._zygotes[preparation] = self._make_zygote(preparation, self._emit)
+            zygote, options = self._zygotes[preparation], self._options[name]
+            if options.isolation == "call":
+                companion = None
+            pool = LocalPool(shown, options, self._settings, zygote, self._gates, self._emit, companion)
+            self._started[key] = pool
+            pool.start()
+        return self._started[key]
+
+    async def drain(self) -> None:
+        """Have all of them take no more calls, and wait until those that were taken have ended."""
+        await asyncio.gather(*(pool.drain() for pool in self))
+
+    async def aclose(self) -> None:
+        """End all workers and zygotes; what was still running fails with ``pool_closed``."""
+        self._closing = True
+        await asyncio.gather(*(pool.aclose() for pool in self))
+        await asyncio.gather(*(zygote.aclose() for zygote in self._zygotes.values()))
+
+
+def _checked(options: Mapping[str, PoolOptions]) -> dict[str, PoolOptions]:
+    """The options, where each pool that is another's companion runs one call per worker.
+
+    Raises:
+        InvalidOption: A name cannot be one, or a companion does not exist.
+    """
+    if taken := [name for name in options if _PLUS in name]:
+        raise InvalidOption(
+            f"a pool's name cannot have a {_PLUS!r} in it, as {taken[0]!r} does: those are made on demand",
+            details={"option": "pools"},
+        )
+    if (near := get_close_matches(DEFAULT_POOL, [*options.keys() - DEFAULTS.keys()], 1, 0.8)) and (
+        options[DEFAULT_POOL] == DEFAULTS[DEFAULT_POOL]
+    ):
+        _log.warning("the pool %r is one of its own, and %r has its defaults", near[0], DEFAULT_POOL)
+    checked = dict(options)
+    for name, pool in options.items():
+        if pool.isolation == "call":
+            continue
+        if pool.isolated not in options or pool.isolated == name:
+            others = ", ".join(other for other in options if other != name)
+            raise InvalidOption(
+                f"the pool {name!r} has isolated={pool.isolated!r}, which has to be another pool: {others}",
+                details={"option": "isolated", "pool": name, "known": list(options)},
+            )
+        checked[pool.isolated] = msgspec.structs.replace(options[pool.isolated], isolation="call")
+    return checked
