@@ -162,3 +162,21 @@ def chatter(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         sys.stdout.write("\n" * 100)
+
+
+@dspex.command("hoard")
+async def hoard(size: int, seconds: float = 0.0, mark: str | None = None) -> int:
+    """Take that much memory, a MiB at a time, and keep it for a while."""
+    _mark(mark)
+    held = []
+    for _ in range(size // 2**20):
+        held.append(b"x" * 2**20)
+        await asyncio.sleep(0)
+    await asyncio.sleep(seconds)
+    return len(held)
+
+
+@dspex.command("pid")
+def pid() -> int:
+    """Which process this is."""
+    return os.getpid()

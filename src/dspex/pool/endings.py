@@ -74,8 +74,8 @@ def lost(worker: WorkerHandle, work: Work, cause: str) -> WorkerLost:
 def poison(worker: WorkerHandle, work: Work, cause: str) -> PoisonCall:
     """A call was alone in each worker that died with it."""
     return PoisonCall(
-        f"the call has ended its worker, {work.deaths_alone} times while it was alone in it ({cause}), and is "
-        "not tried again. Look at what it runs: a crash in native code, memory, os._exit",
+        f"the call has ended its worker, {work.deaths_alone} times while it was alone in it ({cause}), and "
+        "is not tried again. Look at what it runs: a crash in native code, memory, os._exit",
         details={"worker": worker.number, "pid": worker.pid, "cause": cause, "attempts": work.attempts},
     )
 

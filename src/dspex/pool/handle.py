@@ -270,11 +270,12 @@ class WorkerHandle:
 
     def drain(self, cause: str) -> None:
         """Give it no more calls, and have it exit when those that it runs have ended."""
-        if self.serving:
+        if self.serving and not self.in_flight:
+            self.stop(cause)
+        elif self.serving:
             self._state = "draining"
             self.cause = cause
             self._told.draining(self)
-        self._leave_if_done()
 
     def condemn(self, cause: str, limit: float, work: Work, *, knocked: float) -> None:
         """A call does not stop: kill this worker when its other calls have ended, or after ``limit`` seconds.

@@ -166,15 +166,16 @@ def _checked(options: Mapping[str, PoolOptions]) -> dict[str, PoolOptions]:
         options[DEFAULT_POOL] == DEFAULTS[DEFAULT_POOL]
     ):
         _log.warning("the pool %r is one of its own, and %r has its defaults", near[0], DEFAULT_POOL)
-    checked = dict(options)
-    for name, pool in options.items():
-        if pool.isolation == "call":
-            continue
-        if pool.isolated not in options or pool.isolated == name:
+    companions = {ISOLATED_POOL, *(pool.isolated for name, pool in options.items() if pool.isolated != name)}
+    checked = {
+        name: msgspec.structs.replace(pool, isolation="call") if name in companions else pool
+        for name, pool in options.items()
+    }
+    for name, pool in checked.items():
+        if pool.isolation != "call" and (pool.isolated not in options or pool.isolated == name):
             others = ", ".join(other for other in options if other != name)
             raise InvalidOption(
                 f"the pool {name!r} has isolated={pool.isolated!r}, which has to be another pool: {others}",
                 details={"option": "isolated", "pool": name, "known": list(options)},
             )
-        checked[pool.isolated] = msgspec.structs.replace(options[pool.isolated], isolation="call")
     return checked
