@@ -81,7 +81,7 @@ def test_json(service: subprocess.Popen[str], place: Path) -> None:
     assert "canary" not in ran.stdout
     found = [runtime for runtime in json.loads(ran.stdout)["runtimes"] if runtime["pid"] == service.pid]
     assert [(runtime["program"], set(runtime["stats"]["pools"])) for runtime in found] == [
-        ("shop.py", {"general", "second"})
+        ("shop.py", {"general", "isolated", "second"})
     ]
     general = found[0]["stats"]["pools"]["general"]
     assert general["queued"] == 0

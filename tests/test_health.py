@@ -66,8 +66,9 @@ def test_a_pool_that_has_recovered_is_not_trusted_at_once() -> None:
     assert looping(health)
     assert health.give_up()
     assert not health.give_up(), "said once"
-    assert health.error is not None
-    assert health.error.details == {"cause": "no such module", "failures": 3}
+    error = health.error
+    assert error is not None
+    assert error.details == {"cause": "no such module", "failures": 3}
     assert health.recovered()
     assert health.error is None
     assert not looping(health)

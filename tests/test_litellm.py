@@ -136,7 +136,7 @@ def test_it_starts_when_first_needed_and_ends_with_the_rest(provider: Provider) 
     """Every runtime would pay for it, or a process be left."""
     before = set(descendants(os.getpid()))
     with dspex.Runtime(pools=ONE) as runtime:
-        assert list(runtime.stats().pools) == ["general"]
+        assert list(runtime.stats().pools) == ["general", "isolated"]
         assert runtime.adapter(timeout=60).generate("Where?", lm=cloud(provider)).response == "Where?"
         assert set(runtime.stats().pools) == {"general", SIBLING}
     until(lambda: set(descendants(os.getpid())) <= before)

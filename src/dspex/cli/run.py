@@ -121,10 +121,10 @@ def _ask(
 
 
 def _one_worker(settings: dspex.Settings) -> dict[str, dspex.PoolOptions | None]:
-    """One question needs one worker, prepared as the settings say, and none of their other pools."""
+    """One question needs one worker, prepared as the settings say, and its companion, but no other pool."""
     general = settings.pools.get("general", dspex.PoolOptions())
     one = dspex.PoolOptions(workers=1, pass_env=general.pass_env, preload=general.preload)
-    return {**dict.fromkeys(settings.pools), "general": one}
+    return {**{name: None for name in settings.pools if name != one.isolated}, "general": one}
 
 
 def _choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from dspex.errors import DspexError
@@ -50,16 +51,16 @@ class Deadlines:
         if self._options.queue_timeout is not None and not work.attempts:
             # A millisecond more, as loops may fire their timers a little early.
             waits.append(self._options.queue_timeout - work.age() + 0.001)
-        self._set(work, min(waits) if waits else None, self._on_time, work)
+        self._set(work, min(waits) if waits else None, self._on_time)
 
     def caller_left(self, work: Work) -> None:
         """A running call was cancelled: it has its grace to stop."""
         self._grant_grace(work, "cancelled")
 
-    def _set(self, work: Work, delay: float | None, callback: object, *args: object) -> None:
+    def _set(self, work: Work, delay: float | None, callback: Callable[..., None], *more: object) -> None:
         if work.timer is not None:
             work.timer.cancel()
-        work.timer = None if delay is None else self._loop.call_later(delay, callback, *args)  # type: ignore[arg-type]
+        work.timer = None if delay is None else self._loop.call_later(delay, callback, work, *more)
 
     def _on_time(self, work: Work) -> None:
         if work.ended:
@@ -79,7 +80,7 @@ class Deadlines:
         assert work.worker is not None
         knocked = time.monotonic()
         work.worker.knock()
-        self._set(work, self._options.grace, self._grace_over, work, cause, knocked)
+        self._set(work, self._options.grace, self._grace_over, cause, knocked)
 
     def _grace_over(self, work: Work, cause: str, knocked: float) -> None:
         worker = work.worker
@@ -92,7 +93,7 @@ class Deadlines:
             # Its neighbours have time to end well. Its own caller does not wait for them.
             self._pool.end(work, work.timed_out(killed=True))
         else:
-            self._set(work, _KILL_TAKES, self._give_up, work)
+            self._set(work, _KILL_TAKES, self._give_up)
 
     def _give_up(self, work: Work) -> None:
         self._pool.end(work, work.timed_out(killed=True))

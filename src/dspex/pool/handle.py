@@ -44,6 +44,8 @@ _PROGRAMS_KEPT = 256
 _STATUS_WAIT = 0.1
 # How long one that was asked to exit may take for it.
 _EXIT_WAIT = 1.0
+# Seconds in which a forked worker has to be ready; it is, within 20 ms, unless a preload hangs.
+_START_LIMIT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class WorkerHandle:
         self._knocked: float | None = None
         self._beaten = 0.0
         self._exited = False
-        self._last_word: asyncio.TimerHandle | None = None
+        self._execution: asyncio.TimerHandle | None = None
         self._warm: OrderedDict[bytes, None] = OrderedDict()
         self._loop = asyncio.get_running_loop()
         self._channel: Channel[FromWorker] = Channel(
@@ -139,6 +141,7 @@ class WorkerHandle:
         self._permits = WorkerPermits(gates, self._channel.send)
         self._lms = Introductions(gates, self._channel.send)
         self._loop.add_reader(self._pidfd, self._on_exit)
+        self._kill_in(_START_LIMIT, "start", f"not ready within {_START_LIMIT:g} s")
         forks.guard(self)
 
     @property
@@ -296,7 +299,7 @@ class WorkerHandle:
             return
         if not self._doomed:
             self._doomed = True
-            self._last_word = self._loop.call_later(limit, self.kill, cause)
+            self._kill_in(limit, cause)
         self.cause = cause
         if self.serving:
             self._state = "draining"
@@ -317,7 +320,15 @@ class WorkerHandle:
             self._state = "stopping"
             self.cause = cause
             self._channel.send(Shutdown())
-            self._last_word = self._loop.call_later(_EXIT_WAIT, self.kill, cause)
+            self._kill_in(_EXIT_WAIT, cause)
+
+    def _kill_in(self, seconds: float | None, cause: str = "", reason: str | None = None) -> None:
+        """Kill it after so many seconds, and not when it was to be killed before; None is never."""
+        if self._execution is not None:
+            self._execution.cancel()
+        self._execution = (
+            None if seconds is None else self._loop.call_later(seconds, self.kill, cause, reason)
+        )
 
     def kill(self, cause: str, reason: str | None = None) -> None:
         """SIGKILL it; its zygote sweeps what it had started. It counts as gone from now on."""
@@ -356,14 +367,16 @@ class WorkerHandle:
                 elif self._state == "starting":
                     self._state = "ready"
                     self.was_ready = True
+                    self._kill_in(None)
                     self.idle_since = time.monotonic()
                     self._told.ready(self)
 
     def _on_channel_end(self, reason: str | None) -> None:
         # The end of the channel is not by itself the sign of death, and a death is not by itself the
         # channel's fault: a worker that still lives in a moment has closed or garbled it, and is ended.
-        if self._state in {"starting", "ready", "draining"}:
-            self._state = "stopping"
+        if self._state not in {"starting", "ready", "draining"}:
+            return  # it was asked to, and is waited for
+        self._state = "stopping"
         self._loop.call_later(_STATUS_WAIT, self._end_mute, reason or "it closed its channel")
 
     def _end_mute(self, reason: str) -> None:
@@ -381,8 +394,7 @@ class WorkerHandle:
             return
         self._channel.read_to_end()
         self._state = "dead"
-        if self._last_word is not None:
-            self._last_word.cancel()
+        self._kill_in(None)
         self._loop.remove_reader(self._pidfd)
         self._channel.close()
         self._forkling.lifeline.cut()

@@ -28,8 +28,6 @@ from dspex.telemetry.events import (
 from dspex.wire.messages import WorkerOptions
 
 _log = logging.getLogger("dspex.pool")
-# Seconds in which a forked worker has to be ready; it is, within 20 ms, unless a preload hangs.
-_START_LIMIT = 60.0
 # Seconds that a worker has to live, after a row of failures, before calls are trusted to the pool again.
 _PROBATION = 0.5
 # Causes of an end that call for no other worker.
@@ -194,12 +192,6 @@ class Supervisor:
         else:
             worker = self.workers[forkling.number] = self._home.make_handle(forkling)
             self._emit(WorkerStarted(pool=self._home.name, worker=worker.number, pid=worker.pid, cause=cause))
-            asyncio.get_running_loop().call_later(_START_LIMIT, self._check_started, worker)
-
-    @staticmethod
-    def _check_started(worker: WorkerHandle) -> None:
-        if worker.state == "starting":
-            worker.kill("start", f"not ready within {_START_LIMIT:g} s")
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """A worker has said that it is ready."""

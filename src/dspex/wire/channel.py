@@ -372,6 +372,12 @@ class Channel(Generic[M]):
         """Close the socket; ``on_close`` is not called. Safe to repeat."""
         self._reading = False
         self._drop_arrived()
+        # Whoever owns a channel is known to it, so both stay until the garbage collector comes. Half a
+        # megabyte each would be too much for that where workers come and go.
+        self._buffer, self._whole = bytearray(), []
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._parts.clear()
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._stop_writing()
