@@ -138,7 +138,7 @@ def test_it_starts_when_first_needed_and_ends_with_the_rest(provider: Provider) 
     with dspex.Runtime(pools=ONE) as runtime:
         assert list(runtime.stats().pools) == ["general", "isolated"]
         assert runtime.adapter(timeout=60).generate("Where?", lm=cloud(provider)).response == "Where?"
-        assert set(runtime.stats().pools) == {"general", SIBLING}
+        assert set(runtime.stats().pools) == {"general", "isolated", SIBLING}
     until(lambda: set(descendants(os.getpid())) <= before)
     with pytest.raises((dspex.PoolClosed, RuntimeError)):
         runtime.adapter().generate("Where?", lm=cloud(provider))

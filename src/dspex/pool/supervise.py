@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dspex.pool import endings
 from dspex.pool.handle import WorkerHandle
 from dspex.pool.health import Health
 from dspex.pool.vitals import Vitals
-from dspex.pool.zygote_client import Forkling, Zygote
+from dspex.pool.zygote_client import Forkling, Zygote, ZygoteGone
 from dspex.settings import PoolOptions
 from dspex.telemetry.events import (
     Event,
@@ -30,6 +31,9 @@ from dspex.wire.messages import WorkerOptions
 _log = logging.getLogger("dspex.pool")
 # Seconds that a worker has to live, after a row of failures, before calls are trusted to the pool again.
 _PROBATION = 0.5
+# Ends of a ready worker that say nothing of whether workers can live: its zygote died (and nobody knows
+# how it ended), or somebody killed it.
+_FROM_OUTSIDE = frozenset({None, -signal.SIGKILL})
 # Causes of an end that call for no other worker.
 _NOT_REPLACED = frozenset({"idle", "done", "closing"})
 
@@ -86,6 +90,7 @@ class Supervisor:
         self._health = Health()
         self._vitals = Vitals(self, options)
         self._starting: set[asyncio.Task[None]] = set()
+        self._mourned = 0
         self._closing = False
 
     @property
@@ -184,6 +189,10 @@ class Supervisor:
             await asyncio.sleep(pause)
         try:
             forkling = await self._zygote.fork(self._worker_options, self._home.on_exit)
+        except ZygoteGone as gone:
+            if gone.pid != self._mourned:  # one death, however many forks were waiting for it
+                self._mourned = gone.pid
+                self._failed(str(gone))
         except DspexError as error:
             # No zygote: what it imports fails, and would fail again.
             self._failed(str(error.details.get("cause", error.message)), hopeless=True)
@@ -215,6 +224,10 @@ class Supervisor:
             _log.info("pool %s is well again", self._home.name)
             self._emit(PoolRecovered(pool=self._home.name))
         self._home.on_change()
+
+    def thrives(self) -> None:
+        """A worker has been ready for a while."""
+        self._health.answered()
 
     def answered(self, worker: WorkerHandle) -> None:
         """A worker has answered a call."""
@@ -255,7 +268,9 @@ class Supervisor:
         )  # fmt: skip
         if not worker.was_ready:
             self._failed(f"worker {worker.number} died before it was ready: {reason}")
-        elif cause == "crashed" and not worker.done and not self.one_call_each:
+        elif (
+            cause == "crashed" and not worker.done and not self.one_call_each and status not in _FROM_OUTSIDE
+        ):
             self._failed(f"worker {worker.number} died: {reason}", in_a_call=bool(worker.in_flight))
         self.fill("size")
         return reason

@@ -31,6 +31,8 @@ class Ward(Protocol):
 
     def shrink(self, worker: WorkerHandle) -> None: ...
 
+    def thrives(self) -> None: ...
+
 
 class Vitals:
     """The regular look at one pool's workers, while it is open.
@@ -70,6 +72,8 @@ class Vitals:
                 worker.forgive()
             self._check_loop(worker)
             if worker.state in {"ready", "busy"}:
+                if now - worker.born > _PERIOD and not worker.stalled:
+                    self._ward.thrives()
                 if now - worker.born >= worker.lifespan.seconds:
                     self._ward.recycle(worker, "age")
                 elif worker.idle_since is not None and now - worker.idle_since >= _IDLE:

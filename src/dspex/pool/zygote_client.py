@@ -102,6 +102,18 @@ class Forkling:
         return limits.resident_bytes(self.pid)
 
 
+class ZygoteGone(Exception):
+    """The zygote died before it had forked what was asked for; the next fork starts another.
+
+    Attributes:
+        pid: Its pid, for it may be said more than once.
+    """
+
+    def __init__(self, pid: int, cause: str) -> None:
+        super().__init__(cause)
+        self.pid = pid
+
+
 class Zygote(Protocol):
     """Where the workers of one preparation come from: ``ZygoteClient``, or a stand-in for tests."""
 
@@ -156,7 +168,8 @@ class ZygoteClient:
             on_exit: Called with its number and exit status when it is dead and swept.
 
         Raises:
-            PoolUnhealthy: The zygote does not start, or died; ``details["cause"]`` says why.
+            PoolUnhealthy: The zygote does not start; ``details["cause"]`` says why.
+            ZygoteGone: It died meanwhile.
         """
         zygote = await self._running()
         number = self._next
@@ -181,7 +194,7 @@ class ZygoteClient:
             try:
                 packets.send(zygote.control, Fork(number, options), handed)
             except OSError as error:
-                raise _unhealthy(f"the zygote takes no requests: {error}") from error
+                raise ZygoteGone(zygote.child.pid, f"the zygote takes no requests: {error}") from error
             pid, pidfd = await answer
             self._exits[number] = on_exit
         except BaseException:
@@ -310,7 +323,9 @@ class ZygoteClient:
             self._emit(ZygoteLost(pid=zygote.child.pid, cause=cause))
         _fail(zygote.booted, cause)
         for answer in zygote.forks.values():
-            _fail(answer, cause)
+            if not answer.done():
+                answer.set_exception(ZygoteGone(zygote.child.pid, cause))
+                answer.exception()  # it may be that nobody waits
         zygote.control.close()
 
     async def _end(self, zygote: _Zygote) -> None:
