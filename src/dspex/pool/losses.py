@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import Enum, auto
 
 from dspex.pool.handle import WorkerHandle
@@ -47,4 +48,20 @@ def judge(work: Work, worker: WorkerHandle, status: int | None, *, alone: bool) 
     if work.reruns_left <= 0:
         return Verdict.LOST
     work.reruns_left -= 1
+    if not alone and not worker.killed and _is_from_outside(work, status):
+        return Verdict.AGAIN
     return Verdict.ALONE
+
+
+def _is_from_outside(work: Work, status: int | None) -> bool:
+    """Whether the worker most likely died of something that none of its calls has done.
+
+    The kernel's out-of-memory killer sends SIGKILL as well, and there a call may be to blame. So that holds
+    once for each call: if it was to blame, it will be there the next time, too.
+    """
+    if status is None:
+        return True  # its zygote has died, and all of them with it
+    if status != -signal.SIGKILL or work.was_shot:
+        return False
+    work.was_shot = True
+    return True

@@ -63,6 +63,7 @@ class Work:
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
+        was_shot: Whether a worker that had it was killed by somebody.
         deaths_alone: How many of these it died alone with.
         pool: The pool that has it; that may be another one than it was made to.
         tally: Where its end is counted: that of the pool it was made to.
@@ -89,6 +90,7 @@ class Work:
     started: float | None = None
     attempts: int = 0
     reruns_left: int = 0
+    was_shot: bool = False
     deaths_alone: int = 0
     pool: LocalPool = field(init=False)
     tally: Tally = field(init=False)
