@@ -12,7 +12,7 @@ from dspex.lm.gate import Gate, Gates
 from dspex.pool import endings
 from dspex.pool.deadlines import Deadlines
 from dspex.pool.handle import Listener, WorkerHandle
-from dspex.pool.lifespan import Lifespan
+from dspex.pool.lifespan import Lifespan, most_data
 from dspex.pool.losses import Verdict, judge
 from dspex.pool.queue import Queue
 from dspex.pool.scheduler import choose
@@ -83,6 +83,7 @@ class LocalPool:
             settings.max_payload,
             settings.max_result,
             isolated=options.isolation == "call",
+            max_memory=most_data(options.max_rss, self._slots),
         )
         size = options.size(limits.cores())
         self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
