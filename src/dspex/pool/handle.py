@@ -229,7 +229,6 @@ class WorkerHandle:
 
     def not_started(self, work: Work) -> None:
         """A call could not be sent after all."""
-        work.worker = None
         self._permits.end_call(work.number)
         self._forget(work.number)
 

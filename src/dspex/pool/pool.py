@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -15,7 +16,9 @@ from dspex.pool.handle import Listener, WorkerHandle
 from dspex.pool.lifespan import Lifespan, most_data
 from dspex.pool.losses import Verdict, judge
 from dspex.pool.queue import Queue
+from dspex.pool.rate import Rate
 from dspex.pool.scheduler import choose
+from dspex.pool.shares import Shares
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor
 from dspex.pool.tally import Tally
@@ -27,9 +30,6 @@ from dspex.telemetry.events import Event, PoolClosing, WorkerDraining
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
 from dspex.wire.payloads import discard, size_of
-
-# Weight of the newest call in the running mean of how long one takes, for retry_after.
-_NEWEST = 0.1
 
 
 class LocalPool:
@@ -68,10 +68,11 @@ class LocalPool:
         gates.on_watch.append(self._on_watch)
         self._emit = emit
         self._companion = companion
-        self._queue = Queue(options.max_queue)
+        self._queue = Queue()
+        self._shares = Shares(options.max_share)
+        self._rate = Rate()
         self._deadlines = Deadlines(self, options)
         self._tally = Tally()
-        self._mean_seconds = 0.0
         self._pumping = False
         self._refusing = False
         self._closed = False
@@ -190,7 +191,12 @@ class LocalPool:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
             raise endings.unhealthy_again(self._supervisor.unhealthy)
-        begins = not self._queue.has_line(work) and self._has_free_worker() and self._take_seat(work)
+        begins = (
+            not self._queue.blocks(work)
+            and self._has_free_worker()
+            and self._has_share(work)
+            and self._take_seat(work)
+        )
         if not begins and self._is_full():
             raise endings.saturated(self.name, len(self._queue), self.retry_after())
         self._deadlines.arm(work)
@@ -198,7 +204,7 @@ class LocalPool:
             self._start(work)
         else:
             self._queue.append(work)
-            self._want_workers()
+            self._pump()
 
     def _is_full(self) -> bool:
         most = self._options.max_queue
@@ -222,7 +228,7 @@ class LocalPool:
         work.started = None
         self._deadlines.arm(work)
         self._queue.put_back(work)
-        self._want_workers()
+        self._pump()
 
     def waiting(self) -> int:
         """How many calls wait for nothing but a slot."""
@@ -241,6 +247,10 @@ class LocalPool:
     def _has_free_worker(self) -> bool:
         return any(worker.free for worker in self._supervisor.workers.values())
 
+    def _has_share(self, work: Work) -> bool:
+        workers = self._supervisor.most if self._supervisor.one_call_each else self._supervisor.wanted
+        return self._shares.left(work, workers * self._slots)
+
     def _take_seat(self, work: Work) -> bool:
         """Whether the call's first LM request may be sent; if so, the call has the permit."""
         if work.gate is not None:
@@ -253,11 +263,20 @@ class LocalPool:
         worker = choose(self._supervisor.workers.values(), work)
         seat, work.seat = work.seat, None
         assert worker is not None
+        self._shares.take(work)
+        self._rate.began(time.monotonic())
         try:
             worker.start(work, seat)
         except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
             worker.not_started(work)
+            self._stopped(work)
             self.end(work, endings.not_sent(error))
+
+    def _stopped(self, work: Work) -> None:
+        """No worker runs a call any more that one ran."""
+        work.worker = None
+        self._shares.give_back(work)
+        self._rate.ended(time.monotonic())
 
     def _pump(self) -> None:
         """Give waiting calls to workers while there are both."""
@@ -266,7 +285,7 @@ class LocalPool:
         self._pumping = True
         try:
             while len(self._queue) and self._has_free_worker():
-                work = self._queue.pop(self._take_seat)
+                work = self._queue.pop(self._has_share, self._take_seat)
                 if work is None:
                     return
                 self._start(work)
@@ -321,12 +340,11 @@ class LocalPool:
             if blob is not None:
                 blob.close()
             return
-        work.worker = None
+        self._stopped(work)
         if isinstance(answer, Result):
             queued = (work.started or work.admitted) - work.admitted
             value = answer.value if blob is None else blob
             self.end(work, Done(value, work.requests, worker.number, work.attempts, queued, answer.seconds))
-            self._mean_seconds += _NEWEST * (answer.seconds - self._mean_seconds)
             if work.command == "shutdown":
                 worker.drain("shutdown")
         else:
@@ -338,9 +356,11 @@ class LocalPool:
             self._pump()
 
     def retry_after(self) -> float:
-        """Seconds until about one call has left the queue, from how long calls took lately."""
-        slots = self._slots * max(1, len(self._supervisor.workers))
-        return round(max(0.05, self._mean_seconds * (len(self._queue) + 1) / slots), 3)
+        """Seconds until half of those that wait have begun, from how fast calls ended lately.
+
+        Then there is room, and the workers have something to do until everybody has come back.
+        """
+        return self._rate.wait(len(self._queue) // 2 + 1, time.monotonic())
 
     # Workers come and go
 
@@ -387,7 +407,7 @@ class LocalPool:
         reason = self._supervisor.lost(worker, status)
         worker.in_flight.clear()
         for work in reversed(lost):  # each goes to the front, so the first comes to lie first
-            work.worker = None
+            self._stopped(work)
             if not work.ended:
                 self._settle(work, worker, status, reason)
         self._pump()

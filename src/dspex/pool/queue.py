@@ -1,108 +1,175 @@
-"""The bounded queue before the workers."""
+"""The bounded queue before the workers: who goes next."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 
-from dspex.pool.work import Work
+from dspex.pool.work import Lane, Work
 
 # Ended calls that may stay in the lines, with their arguments, before they are tidied.
 _SLACK = 16
+# Every so many turns are offered to batch calls first, so that a steady stream of others starves none.
+_BATCH_TURN = 8
+
+
+class _Lines:
+    """The lines of one priority; each lane has one, first come first served, and they take turns."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[Lane, deque[Work]] = OrderedDict()
+        self._gates: Counter[int] = Counter()  # how many lines each gate has
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, work: Work, *, first: bool) -> None:
+        line = self._lines.get(work.lane)
+        if line is None:
+            line = self._lines[work.lane] = deque()
+            self._gates[work.lane.gate] += 1
+        if first:
+            line.appendleft(work)
+        else:
+            line.append(work)
+
+    def _drop(self, lane: Lane) -> None:
+        del self._lines[lane]
+        self._gates[lane.gate] -= 1
+        if not self._gates[lane.gate]:
+            del self._gates[lane.gate]
+
+    def blocks(self, work: Work) -> bool:
+        """Whether somebody here waits for what this call needs, and so goes before it."""
+        if work.gate is not None and work.gate.watched:
+            return work.lane.gate in self._gates
+        return work.lane in self._lines
+
+    def pop(self, has_share: Callable[[Work], bool], may_begin: Callable[[Work], bool]) -> Work | None:
+        shut: set[int] = set()
+        for lane in list(self._lines) if self._lines else ():
+            if lane.gate in shut:
+                continue  # it refused who came before; a smaller call must not overtake a larger one
+            work = self._first(lane)
+            if work is None or not has_share(work):
+                continue
+            if may_begin(work):
+                line = self._lines[lane]
+                line.popleft()
+                if line:
+                    self._lines.move_to_end(lane)
+                else:
+                    self._drop(lane)
+                return work
+            shut.add(lane.gate)
+            if len(shut) == len(self._gates):
+                break
+        return None
+
+    def _first(self, lane: Lane) -> Work | None:
+        """The first in a line who still waits; a line where nobody does is taken away."""
+        line = self._lines[lane]
+        while line and line[0].ended:
+            line.popleft()
+        if not line:
+            self._drop(lane)
+            return None
+        return line[0]
+
+    def tidy(self) -> None:
+        """Let go of those who have ended."""
+        for lane, line in list(self._lines.items()):
+            kept = deque(work for work in line if not work.ended)
+            if kept:
+                self._lines[lane] = kept
+            else:
+                self._drop(lane)
+
+    def waiting_for_slot(self) -> int:
+        found = 0
+        for lane in list(self._lines):
+            work = self._first(lane)
+            if work is not None and not work.waits_for_permit:
+                found += len(self._lines[lane])
+        return found
+
+    def take_all(self) -> list[Work]:
+        waiting = [work for line in self._lines.values() for work in line if not work.ended]
+        self._lines.clear()
+        self._gates.clear()
+        return waiting
 
 
 class Queue:
-    """Calls that wait for a slot or for a permit of their LM.
+    """Calls that wait for a slot, for a permit of their LM, or for their lane's share.
 
-    Each gate has a line of its own, first come first served, and the lines take turns: calls whose LM may
-    not be asked now keep nobody else waiting. A call that ended while it waited (its deadline passed, its
-    caller left) is taken out of the count at once, and out of its line when its turn comes or when such
-    calls are many.
+    A lane is one tenant's calls with one LM. Lanes take turns, whatever their length, and a call that may
+    not begin now keeps nobody of another lane waiting. Interactive calls go before batch calls, except for
+    every eighth turn.
 
-    Args:
-        limit: How many may wait.
+    A call that ended while it waited (its deadline passed, its caller left) is taken out of the count at
+    once, and out of its line when its turn comes or when such calls are many.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lines: OrderedDict[int, deque[Work]] = OrderedDict()
+    def __init__(self) -> None:
+        self._interactive = _Lines()
+        self._batch = _Lines()
+        self._turns = 0  # of interactive calls since the last batch call, while some wait
         self._waiting = 0
-        self._standing = 0  # in the lines, the ended ones included
+        self._ended = 0  # of those in the lines, those that have left; at most
 
     def __len__(self) -> int:
         return self._waiting
 
-    @property
-    def full(self) -> bool:
-        """Whether one more would be too many."""
-        return self._waiting >= self._limit
+    def _lines_of(self, work: Work) -> _Lines:
+        return self._batch if work.batch else self._interactive
 
-    def has_line(self, work: Work) -> bool:
-        """Whether others wait for what this call needs."""
-        return self._first(work.lane) is not None
+    def blocks(self, work: Work) -> bool:
+        """Whether others wait for what this call needs, and so go before it."""
+        return bool(self._waiting) and (self._interactive.blocks(work) or self._batch.blocks(work))
 
     def append(self, work: Work) -> None:
         """Put a new call at the end of its line."""
-        self._lines.setdefault(work.lane, deque()).append(work)
+        self._lines_of(work).add(work, first=False)
         self._waiting += 1
-        self._standing += 1
 
     def put_back(self, work: Work) -> None:
-        """Put a call whose worker was lost at the front: it has waited already, so no limit applies."""
-        self._lines.setdefault(work.lane, deque()).appendleft(work)
+        """Put a call whose worker was lost at the front of its line."""
+        self._lines_of(work).add(work, first=True)
         self._waiting += 1
-        self._standing += 1
 
     def leave(self) -> None:
         """Take note that one of those who wait has ended."""
         self._waiting -= 1
-        if self._standing > 2 * self._waiting + _SLACK:
-            for lane, line in list(self._lines.items()):
-                kept = self._lines[lane] = deque(work for work in line if not work.ended)
-                if not kept:
-                    del self._lines[lane]
-            self._standing = self._waiting
+        self._ended += 1
+        if self._ended > self._waiting + _SLACK:
+            self._interactive.tidy()
+            self._batch.tidy()
+            self._ended = 0
 
-    def pop(self, may_begin: Callable[[Work], bool]) -> Work | None:
-        """The next call that may begin.
+    def pop(self, has_share: Callable[[Work], bool], may_begin: Callable[[Work], bool]) -> Work | None:
+        """The next call that may begin, which is taken out.
 
         Args:
-            may_begin: Asked of the first in each line in turn; a call for which it says yes is taken out.
+            has_share: Whether a call's lane may have one more slot.
+            may_begin: Whether a call's LM may be asked now; asked of one who has a share, in each lane in
+                turn, and it begins when the answer is yes.
         """
-        for lane in list(self._lines):
-            work = self._first(lane)
-            if work is not None and may_begin(work):
-                self._lines[lane].popleft()
-                self._standing -= 1
+        order = (self._interactive, self._batch)
+        for lines in reversed(order) if self._turns >= _BATCH_TURN - 1 else order:
+            work = lines.pop(has_share, may_begin)
+            if work is not None:
                 self._waiting -= 1
-                self._lines.move_to_end(lane)
+                self._turns = 0 if work.batch or not len(self._batch) else self._turns + 1
                 return work
         return None
 
     def waiting_for_slot(self) -> int:
-        """How many could begin if a slot were free; those whose LM may not be asked now could not."""
-        return sum(
-            sum(not work.ended for work in line)
-            for line in self._lines.values()
-            if not any(work.waits_for_permit for work in line if not work.ended)
-        )
-
-    def _first(self, lane: int) -> Work | None:
-        """The first in a line who still waits; a line where nobody does is taken away."""
-        line = self._lines.get(lane)
-        if line is None:
-            return None
-        while line and line[0].ended:
-            line.popleft()
-            self._standing -= 1
-        if not line:
-            del self._lines[lane]
-            return None
-        return line[0]
+        """About how many could begin if slots were free; those whose LM may not be asked now could not."""
+        found = self._interactive.waiting_for_slot() + self._batch.waiting_for_slot()
+        return min(found, self._waiting)
 
     def drain(self) -> list[Work]:
         """All that wait, a line after the other; the queue is empty afterwards."""
-        waiting = [work for line in self._lines.values() for work in line if not work.ended]
-        self._lines.clear()
-        self._waiting = self._standing = 0
-        return waiting
+        self._waiting = self._ended = 0
+        return [*self._interactive.take_all(), *self._batch.take_all()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from dspex.pool.handle import WorkerHandle
     from dspex.pool.pool import LocalPool
     from dspex.pool.tally import Tally
+
+
+class Lane(NamedTuple):
+    """One tenant's calls with one LM.
+
+    Attributes:
+        tenant: The tenant; empty when nobody said.
+        gate: Number of the LM's gate; 0 for calls without one.
+    """
+
+    tenant: str
+    gate: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +113,9 @@ class Work:
     timer: asyncio.TimerHandle | None = None
 
     @property
-    def lane(self) -> int:
-        """Which line it waits in: one for each gate, 0 for calls without one."""
-        return self.gate.number if self.gate is not None else 0
+    def lane(self) -> Lane:
+        """Which line it waits in."""
+        return Lane(self.tenant, self.gate.number if self.gate is not None else 0)
 
     @property
     def overdue(self) -> bool:

@@ -1,0 +1,56 @@
+"""How fast calls end, measured, to say when to come again."""
+
+from __future__ import annotations
+
+from collections import deque
+
+# Ends that are looked at.
+_KEPT = 64
+_SHORTEST = 0.05
+_LONGEST = 60.0
+# What is said before anything was measured.
+_GUESS = 1.0
+
+
+class Rate:
+    """The rate at which a pool's calls end, since it last had nothing to do. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._ends: deque[float] = deque(maxlen=_KEPT)
+        self._since = 0.0
+        self._last: float | None = None
+
+    def began(self, now: float) -> None:
+        """A call begins to run."""
+        if not self._running:
+            # What happened before the pause says nothing of how long calls take: nobody was there.
+            self._last = self._seconds_per_end(self._ends[-1]) if self._ends else self._last
+            self._ends.clear()
+            self._since = now
+        self._running += 1
+
+    def ended(self, now: float) -> None:
+        """A call runs no more."""
+        self._running -= 1
+        self._ends.append(now)
+
+    def _seconds_per_end(self, now: float) -> float:
+        begin = self._ends[0] if len(self._ends) == _KEPT else self._since
+        return (now - begin) / len(self._ends)
+
+    def wait(self, position: int, now: float) -> float:
+        """Seconds until about so many calls have ended, from 0.05 to 60.
+
+        Args:
+            position: How many.
+            now: The monotonic second.
+        """
+        if self._ends:
+            each = self._seconds_per_end(now)
+        elif self._running:
+            # None has ended for so long, so the next one will take about as long again.
+            each = max(now - self._since, self._last if self._last is not None else _GUESS)
+        else:
+            each = self._last if self._last is not None else _GUESS
+        return round(min(max(position * each, _SHORTEST), _LONGEST), 3)
