@@ -51,6 +51,20 @@ def be_expendable() -> None:
             os.close(file)
 
 
+def limit_data(size: int) -> None:
+    """Let this process have that many bytes of data: an allocation above it fails, in Python ``MemoryError``.
+
+    The kernel counts what is private and writable: the heap, and of each thread its whole stack (8 MiB where
+    ``ulimit -s`` says nothing else), whether it is used or not. What was there before the fork counts, too.
+    So the number has to be well above what a worker has with all its threads, which is read as ``VmData``
+    in ``/proc/PID/status`` and comes to several times its resident memory; ``docs/design.md`` has figures.
+
+    Args:
+        size: Bytes; a process that has more already keeps it, and gets no more.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
 def pidfds_refused() -> str | None:
     """Why children cannot be watched and killed here; None when they can be.
 

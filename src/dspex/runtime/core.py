@@ -15,6 +15,7 @@ from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
 from dspex.runtime.models import Models, as_lm, find
+from dspex.runtime.modules import Modules
 from dspex.runtime.presence import Presence
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
@@ -51,6 +52,7 @@ class Core:
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
+        self.modules = Modules(self.settings.allow_modules)
         self._options = self.settings.pools_over({DEFAULT_POOL: PoolOptions()}, pools or {})
         if taken := [name for name in self._options if name.endswith(_LITELLM)]:
             raise InvalidOption(

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import dspy
 import dspy.clients.capabilities
-from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
+from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport, Timeouts
 from dspy.clients.engines import AsyncLM15Engine, LM15Engine
 
 from dspex.types import LMSpec
@@ -137,8 +137,9 @@ class _Addition:
 class _Transport(StdlibTransport):  # type: ignore[misc]
     """lm15's transport, with an addition to every request."""
 
-    def __init__(self, addition: _Addition) -> None:
-        super().__init__(max_connections=_CONNECTIONS)
+    def __init__(self, addition: _Addition, seconds: float | None) -> None:
+        limits = {} if seconds is None else {"connect_timeout": seconds, "read_timeout": seconds}
+        super().__init__(max_connections=_CONNECTIONS, **limits)
         self._addition = addition
 
     def stream(self, request: Any) -> Any:
@@ -160,8 +161,13 @@ class _Direct(LM15Engine):  # type: ignore[misc]
     """The stock engine, which asks one model through one door."""
 
     def __init__(self, spec: LMSpec, door: Door) -> None:
-        addition = _Addition(spec)
-        own = {"transport": _Transport(addition)} if addition else {"max_connections": _CONNECTIONS}
+        addition, seconds = _Addition(spec), spec.timeout
+        own: dict[str, Any] = {"max_connections": _CONNECTIONS}
+        if addition:
+            own = {"transport": _Transport(addition, seconds)}
+        elif seconds is not None:
+            # Nothing else ends a request in a thread: it is the longest wait for the next bytes here.
+            own["timeouts"] = Timeouts(connect=seconds, read=seconds)
         super().__init__(door.config(**own))
         self._resolution = super().resolve(door.target)
 
