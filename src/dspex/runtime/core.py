@@ -170,8 +170,13 @@ class Core:
             self._zygotes[preparation] = self._make_zygote(preparation)
         return self._zygotes[preparation]
 
-    def pool(self, name: str, lm: LMSpec | None = None) -> LocalPool:
+    def pool(self, name: str, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool:
         """The pool of that name, or its sibling whose workers can ask ``lm``.
+
+        Args:
+            name: Its name.
+            lm: What its workers have to be able to ask.
+            isolated: Whether the call has to run in a worker of its own.
 
         Raises:
             InvalidOption: There is none.
@@ -181,7 +186,21 @@ class Core:
                 f"no pool {name!r}; this runtime has {', '.join(self._options)}",
                 details={"option": "pool", "known": list(self._options)},
             )
+        if isolated:
+            return self._alone(name)
         return self._with_litellm(name) if lm is not None and lm.needs_litellm else self._pools[name]
+
+    def _alone(self, name: str) -> LocalPool:
+        from dspex.runtime.scaffolding import OneCallPool
+
+        companion = self._options[name].isolated
+        if companion not in self._pools and self._closing is None:
+            options = self._options.get(companion, self._options[name])
+            zygote = self._zygote(options, tuple(options.preload))
+            pool = OneCallPool(companion, options, self.settings, zygote, self.models.gates)
+            self._pools[companion] = pool
+            pool.start()
+        return self._pools.get(companion) or self._pools[name]
 
     def stats(self) -> RuntimeStats:
         """How everything stands."""
