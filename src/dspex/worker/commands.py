@@ -26,7 +26,7 @@ from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
 from dspex.worker import faults, users
 from dspex.worker.build import Program, build
-from dspex.worker.run import run_awaited, run_blocking, run_program
+from dspex.worker.run import Nobody, run_awaited, run_blocking, run_program
 from dspex.worker.threads import Place
 from dspex.worker.users import UserProgram
 
@@ -79,9 +79,9 @@ class Commands:
         with self._lm(number) as (lm, adapter):
             return run_blocking(program, take(args), lm, adapter)
 
-    def _lm(self, number: int) -> contextlib.AbstractContextManager[tuple[dspy.LM | None, Any]]:
+    def _lm(self, number: int) -> contextlib.AbstractContextManager[tuple[dspy.BaseLM, Any]]:
         """The LM of a call that may have none: a program of the user's own need not ask one."""
-        return self._worker.lms.using(number) if number else contextlib.nullcontext((None, None))
+        return self._worker.lms.using(number) if number else contextlib.nullcontext((Nobody(), None))
 
     async def _get_stats(self, _call: Call, _args: Args) -> list[bytes]:
         worker = self._worker

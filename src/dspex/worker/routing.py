@@ -12,8 +12,16 @@ from urllib.parse import urlencode
 
 import dspy
 import dspy.clients.capabilities
-from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport, Timeouts
+from dspy._vendor.lm15.transports import (
+    ConnectTimeout,
+    ReadTimeout,
+    StdlibAsyncTransport,
+    StdlibTransport,
+    Timeouts,
+)
 from dspy.clients.engines import AsyncLM15Engine, LM15Engine
+from dspy.lm15 import TimeoutError as RequestTimeout
+from dspy.lm15 import TransportError
 
 from dspex.types import LMSpec
 from dspex.worker import doors
@@ -169,10 +177,21 @@ class _Direct(LM15Engine):  # type: ignore[misc]
             # Nothing else ends a request in a thread: it is the longest wait for the next bytes here.
             own["timeouts"] = Timeouts(connect=seconds, read=seconds)
         super().__init__(door.config(**own))
+        self._seconds = seconds
         self._resolution = super().resolve(door.target)
 
     def resolve(self, model: str) -> Any:  # noqa: ARG002 (an LM has one)
         return self._resolution
+
+    def complete(self, request: Any) -> Any:
+        try:
+            return super().complete(request)
+        except TransportError as error:
+            if self._seconds is None or not isinstance(
+                error.__cause__ or error, ConnectTimeout | ReadTimeout
+            ):
+                raise
+            raise RequestTimeout(f"no answer within the profile's timeout of {self._seconds:g} s") from error
 
     def close(self) -> None:
         super().close()

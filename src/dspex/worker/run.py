@@ -6,6 +6,7 @@ from typing import Any
 
 import dspy
 
+from dspex.errors import LMNotConfigured
 from dspex.wire.values import encode_result
 from dspex.worker import engine
 from dspex.worker.build import Program
@@ -19,6 +20,21 @@ _QUIET = {
     "max_history_size": 0,
     "warn_on_type_mismatch": False,  # ill-typed inputs were refused before
 }
+
+
+class Nobody(dspy.BaseLM):  # type: ignore[misc]
+    """The LM of a call that has none: to ask it fails."""
+
+    def __init__(self) -> None:
+        super().__init__("nobody")
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """There is no answer."""
+        raise LMNotConfigured("the program asks a language model, and the call has none")
+
+    async def acall(self, *_: Any, **__: Any) -> Any:
+        """There is none."""
+        return self()
 
 
 async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, adapter: Any) -> list[bytes]:
@@ -36,9 +52,7 @@ async def run_program(program: Program, inputs: dict[str, Any], lm: dspy.LM, ada
     return _answer(prediction, program.outputs)
 
 
-def run_blocking(
-    program: UserProgram, inputs: dict[str, Any], lm: dspy.LM | None, adapter: Any
-) -> list[bytes]:
+def run_blocking(program: UserProgram, inputs: dict[str, Any], lm: dspy.BaseLM, adapter: Any) -> list[bytes]:
     """Run a program of the user's own by its ``forward``; as ``run_program``."""
     checked = program.check(inputs)
     with _context(lm, adapter):
@@ -47,7 +61,7 @@ def run_blocking(
 
 
 async def run_awaited(
-    program: UserProgram, inputs: dict[str, Any], lm: dspy.LM | None, adapter: Any
+    program: UserProgram, inputs: dict[str, Any], lm: dspy.BaseLM, adapter: Any
 ) -> list[bytes]:
     """Run a program of the user's own by its ``aforward``; as ``run_program``."""
     checked = program.check(inputs)
@@ -56,7 +70,7 @@ async def run_awaited(
     return _users_answer(program, prediction)
 
 
-def _context(lm: dspy.LM | None, adapter: Any) -> Any:
+def _context(lm: dspy.BaseLM, adapter: Any) -> Any:
     return dspy.context(lm=lm, adapter=adapter, **_QUIET, **{engine.IN_DSPY: engine.current.get(None)})
 
 
