@@ -432,3 +432,20 @@ def test_a_caller_that_leaves_stops_a_description(runtime: dspex.Runtime) -> Non
 
     asyncio.run(leave())
     until(lambda: not sum(worker.in_flight for worker in runtime.stats().pools["isolated"].workers))
+
+
+def test_without_processes() -> None:
+    """If this failed, users could not test their own programs in milliseconds."""
+    from dspex.testing import InProcessRuntime, ScriptedLM
+
+    team: dict[str, Any] = {"team": "a"}
+    script = [team, {"reasoning": "so", "reply": "b"}, team, team, {"answer": "c"}]
+    with (
+        ScriptedLM(script) as model,
+        InProcessRuntime(
+            lm=model, settings=dspex.Settings(file=False, default_lm=None, allow_modules=ALLOWED)
+        ) as here,
+    ):
+        assert ask(here, "Router", "hello").outputs == {"team": "a", "reply": "b", "tone": "kind"}
+        assert ask(here, "AsyncRouter", "hello", inputs={"count": 2}).teams == ["a", "a"]
+        assert ask(here, "SharedSync", "hello").answer == "c"

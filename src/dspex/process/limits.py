@@ -54,10 +54,11 @@ def be_expendable() -> None:
 def limit_data(size: int) -> None:
     """Let this process have that many bytes of data: an allocation above it fails, in Python ``MemoryError``.
 
-    The kernel counts what is private and writable: the heap, and of each thread its whole stack (8 MiB where
-    ``ulimit -s`` says nothing else), whether it is used or not. What was there before the fork counts, too.
-    So the number has to be well above what a worker has with all its threads, which is read as ``VmData``
-    in ``/proc/PID/status`` and comes to several times its resident memory; ``docs/design.md`` has figures.
+    The kernel counts what is private and writable (``VmData`` in ``/proc/PID/status``): the heap, what was
+    there before the fork, and of each thread its whole stack, 8 MiB where ``ulimit -s`` says nothing else,
+    whether it is used or not. A worker may have one thread for each of its slots, and as many again and 16
+    for its loop. So whoever wants a worker to fail at some resident size gives that size and a stack for each
+    of these threads.
 
     Args:
         size: Bytes; a process that has more already keeps it, and gets no more.

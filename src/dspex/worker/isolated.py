@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import os
 import queue
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,7 @@ from dspex.wire.messages import WorkerOptions
 from dspex.worker import engine
 from dspex.worker.threads import caught
 
+_log = logging.getLogger("dspex.worker")
 _Outcome = tuple[Any, BaseException | None]
 
 
@@ -142,7 +144,7 @@ class MainThread:
 def live(
     sock: socket.socket,
     options: WorkerOptions,
-    serve: Callable[[socket.socket, WorkerOptions, MainThread], Awaitable[None]],
+    serve: Callable[[socket.socket, WorkerOptions, MainThread], Coroutine[Any, Any, None]],
 ) -> None:
     """Be an isolated worker until the process ends; on the main thread.
 
@@ -155,13 +157,11 @@ def live(
 
     def beside() -> None:
         try:
-            asyncio.run(_as_coroutine(serve(sock, options, place)))
+            asyncio.run(serve(sock, options, place))  # ends the process itself
+        except BaseException:  # noqa: BLE001 (whatever it was, nobody hears this worker any more)
+            _log.exception("the worker failed")
         finally:
-            os._exit(1)  # `serve` has ended the process itself, unless it failed
+            os._exit(1)
 
     threading.Thread(target=beside, name="dspex-channel", daemon=True).start()
     place.serve()
-
-
-async def _as_coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable
