@@ -15,7 +15,9 @@ _COMMANDS = {
         "nothing, or `signature` and perhaps `module`",
         "Without arguments: the commands, the modules, the version of DSPy. The commands of your own "
         "modules are among them once the worker has imported these. With a signature: its instructions, and "
-        "for each field its JSON schema and description. No language model is asked.",
+        "for each field its JSON schema and description. With a `module` of your own "
+        "(`package.module:Class`): its documentation, its inputs with their schemas and defaults, whether "
+        "it is `shared` and `idempotent`. No language model is asked.",
     ),
     "execute_module": (
         ", ".join(f"`{name}`" for name in bridge._MODULE_ARGUMENTS),

@@ -78,7 +78,11 @@ def test_modules_are_found_with_and_without_prefix() -> None:
     [
         ("dspy.Predikt", "unknown module 'dspy.Predikt'; did you mean 'dspy.Predict'?"),
         ("chain_of_thought", "unknown module 'chain_of_thought'; did you mean 'dspy.ChainOfThought'?"),
-        ("os.system", "unknown module 'os.system'; known are dspy.Predict, dspy.ChainOfThought"),
+        (
+            "os.system",
+            "unknown module 'os.system'; known are dspy.Predict, dspy.ChainOfThought; a program of your own "
+            "is named 'package.module:Class'",
+        ),
         ("__class__", "unknown module '__class__'; known are dspy.Predict, dspy.ChainOfThought"),
         ("dspy.dspy.Predict", "unknown module 'dspy.dspy.Predict'; did you mean 'dspy.Predict'?"),
         ("", "unknown module ''; known are dspy.Predict, dspy.ChainOfThought"),

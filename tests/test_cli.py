@@ -230,3 +230,21 @@ def test_the_price_is_told_or_that_it_is_not_known(
     )
     summary(answer)
     assert said in capsys.readouterr().err
+
+
+def test_a_program_of_ones_own(provider: Provider, environment: dict[str, str]) -> None:
+    """If this failed, a user could not try their own program without writing a script."""
+    provider.reply = lambda _: echo()
+    allowed = {**environment, "DSPEX_ALLOW_MODULES": "tests.programs"}
+    ran = dspex(allowed, "run", "tests.programs:Router", "hello", "tone=short", "--json", *lm(provider))
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["outputs"] == {"team": "hello", "reply": "hello", "tone": "short"}
+    ran = dspex(allowed, "run", "tests.programs:Typed", "number=3", 'tags=["a"]', "--json", *lm(provider))
+    assert json.loads(ran.stdout)["outputs"]["tags"] == ["a"]
+    ran = dspex(allowed, "run", "tests.programs:Rooter", "hello", *lm(provider))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "did you mean 'Router'?" in ran.stderr
+    ran = dspex(environment, "run", "tests.programs:Router", "hello", *lm(provider))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "allow_modules" in ran.stderr
+    assert dspex(environment, "run", "Predict", *lm(provider)).returncode == 2

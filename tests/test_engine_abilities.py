@@ -10,8 +10,9 @@ import dspy
 import pytest
 
 from dspex.errors import NotAllowed
+from dspex.program.importpath import is_allowed
 from dspex.types import LMSpec, Retry, Usage
-from dspex.worker.allowed import is_allowed, load_allowed
+from dspex.worker.allowed import load_allowed
 from dspex.worker.engine import CallScope, current
 from dspex.worker.routing import build_lm
 from tests import engines

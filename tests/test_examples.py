@@ -23,6 +23,8 @@ def reply(request: Request) -> Reply:
         return hanging()
     if "capital of France" in said:
         return fields(reasoning="It is known.", answer="Paris")
+    if "charged twice" in said:
+        return fields(team="billing", reasoning="Money.", reply="We will.", summary="Charged twice.")
     if "kettle" in said:
         return fields(kind="complaint", urgent=True, products=["kettle", "toaster"], summary="It leaks.")
     return echo()
@@ -68,6 +70,7 @@ def test_every_example_is_tried() -> None:
     tried = {one for one in scripts if f'("{one}"' in text or f'{Path(one).name}"' in guides}
     # What the others import, and the application that servers are given by its import path.
     beside = {"own_command/texts.py", "fastapi_app/problems.py", "fastapi_app/watched.py"}
+    beside |= {f"own_program/shop/{name}.py" for name in ("__init__", "support")}
     assert scripts - tried == beside | {"fastapi_app/app.py", "celery_app.py"}
 
 
@@ -130,6 +133,18 @@ def test_own_command(provider: Provider) -> None:
     assert frequent == "frequent: [('lighthouse', 3), ('night', 2), ('keeper', 2)]"
     assert title == 'title: ["lighthouse", "night", "keeper"]'
     assert errors == "dspex.output: counting 33 words\n"
+
+
+def test_own_program(provider: Provider) -> None:
+    """If this failed, a user's program would not be found beside a script, or not run as it says."""
+    output, _ = run_there("own_program/main.py", provider)
+    assert output.splitlines() == [
+        "takes: message, tone",
+        "team: billing",
+        "reply: We will.",
+        "requests: 2",
+        "summary: Charged twice.",
+    ]
 
 
 def test_testing() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import dspex
 from tests.processes import alive, lines, until
-from tests.provider import Provider
+from tests.provider import Provider, echo, fault, sequence
 
 SETTINGS = dspex.Settings(allow_modules=("tests.stuck",))
 
@@ -100,6 +100,19 @@ def test_a_call_that_times_out_before_it_runs_leaves_no_worker(
         assert [call.result(20) for call in calls] == ["waited"] * 3
     until(lambda: not runtime.stats().pools["isolated"].workers, 40)
     assert not late.exists()
+
+
+def test_a_pool_without_workers_wakes_up_when_its_lm_may_be_asked(
+    runtime: dspex.Runtime, provider: Provider
+) -> None:
+    """If this failed, a call that waited for its provider to recover would wait until its deadline."""
+    provider.reply = sequence(fault(429, retry_after=0.3), echo())
+    adapter = runtime.adapter(pool="isolated", timeout=20.0)
+    lm = dspex.LM("openai/y", base_url=provider.base_url, retry=dspex.Retry(attempts=1))
+    with pytest.raises(dspex.LMRateLimited):
+        adapter.generate("first", lm=lm)
+    until(lambda: not runtime.stats().pools["isolated"].workers)
+    assert adapter.generate("second", lm=lm).response == "second"
 
 
 def test_companions_must_exist() -> None:

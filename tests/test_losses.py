@@ -110,7 +110,8 @@ def test_a_worker_killed_from_outside_costs_no_answer(runtime: dspex.Runtime, pr
         for worker in runtime.stats().pools["general"].workers:
             os.kill(worker.pid, signal.SIGKILL)
         assert [future.result(20).response for future in asked] == [f"q{n}" for n in range(8)]
-        assert {future.result().attempts for future in asked} == {2}
+        # A call may have gone to the second worker in the moment before that one was killed.
+        assert {future.result().attempts for future in asked} <= {2, 3}
     until(lambda: [w.state for w in runtime.stats().pools["general"].workers] == ["ready"] * 2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,6 +158,14 @@ def test_who_blocks_whom() -> None:
     assert not queue.blocks(limited)
 
 
+def opens(shut: set[int], one: Work) -> bool:
+    return one.lane.gate not in shut
+
+
+def shares(greedy: set[str], one: Work) -> bool:
+    return one.tenant not in greedy
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["append", "pop", "back", "end", "shut", "greedy"]),
@@ -192,7 +201,7 @@ def test_the_count_is_true_and_nobody_is_lost_or_served_twice(
         elif step == "greedy":
             greedy ^= {tenant}
         elif step == "pop":
-            one = pop(queue, lambda one: one.lane.gate not in shut, lambda one: one.tenant not in greedy)
+            one = pop(queue, partial(opens, shut), partial(shares, greedy))
             if one is None:
                 assert all(left.lane.gate in shut or left.tenant in greedy for left in waiting)
             else:

@@ -13,9 +13,11 @@ from dspex.errors import InvalidOption
 from dspex.lm import providers
 from dspex.lm.profile import LM
 from dspex.pool.work import Done
-from dspex.program.catalogue import find
+from dspex.program.described import Description
+from dspex.program.importpath import is_path, name_of
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
+from dspex.runtime.modules import describe, known
 from dspex.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class DSPyAdapter:
         self._pool = pool
         self._timeout = timeout
         self._lm = lm
-        self._module_config = {find(name).name: dict(o) for name, o in (module_config or {}).items()}
+        self._module_config = {name_of(name): dict(o) for name, o in (module_config or {}).items()}
         self._json = serialization_format == "json"
         self._settings = settings
         self._runtime = _runtime
@@ -162,14 +164,18 @@ class DSPyAdapter:
         Args:
             prompt: Fills the one input that ``inputs`` does not give. A list of messages
                 (``{"role": ..., "content": ...}``): the last is the prompt, those before it the history.
-            module: Which DSPy module, ``"dspy.ChainOfThought"`` or ``"ChainOfThought"``.
+            module: Which DSPy module, ``"dspy.ChainOfThought"`` or ``"ChainOfThought"``; or the import path
+                of a ``dspy.Module`` of your own (``"shop.support:Router"``), which
+                ``Settings(allow_modules=...)`` has to allow.
             signature: What goes in and comes out (``"question -> answer"``); None is
-                ``prompt -> response``.
+                ``prompt -> response``. A module of your own takes none: its inputs are the parameters of its
+                ``forward`` or ``aforward``.
             inputs: Inputs by field name.
             lm: The LM of this call; None is the adapter's, then the runtime's.
             timeout: Seconds after which the work is stopped; None never stops it.
             options: Options of the module whose names clash with a parameter's here.
-            **more_options: Options of the module (``temperature``, ``max_tokens``, ``n``, …).
+            **more_options: Options of the module (``temperature``, ``max_tokens``, ``n``, …); of one of your
+                own ``shared`` and ``idempotent``, for this call.
 
         Raises:
             Refused: The call was refused before an LM was asked.
@@ -180,7 +186,11 @@ class DSPyAdapter:
         question = self._question(
             prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
         )
-        prepared = prepare(question, self._open.programs, self._open.core.settings.max_payload)
+        users = self._known(question)
+        if users is None and is_path(module):
+            users = self._open.portal.run(lambda: self._describe(question), "agenerate")
+        largest = self._open.core.settings.max_payload
+        prepared = prepare(question, self._open.programs, largest, users=users)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
         return self._response(read(prepared, done))
 
@@ -200,8 +210,11 @@ class DSPyAdapter:
         question = self._question(
             prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
         )
+        users = self._known(question)
+        if users is None and is_path(module):
+            users = await self._open.portal.wait(lambda: self._describe(question))
         largest = self._open.core.settings.max_payload
-        prepared = prepare(question, self._open.programs, largest, on_loop=True)
+        prepared = prepare(question, self._open.programs, largest, users=users, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
 
@@ -224,11 +237,17 @@ class DSPyAdapter:
         options: dict[str, Any],
     ) -> Question:
         if self._module_config:
-            options = {**self._module_config.get(find(module).name, {}), **options}
+            options = {**self._module_config.get(name_of(module), {}), **options}
         seconds = self._timeout if isinstance(timeout, _Unset) else timeout
         return Question(
             prompt, module, signature, inputs, options, self._lm if lm is None else lm, deadline_in(seconds)
         )
+
+    def _known(self, question: Question) -> Description | None:
+        return known(question, self._open.core.modules)
+
+    async def _describe(self, question: Question) -> Description:
+        return await describe(question, self._open.core.modules, partial(self._open.core.pool, self._pool))
 
     async def _send(self, prepared: Prepared) -> Done:
         core = self._open.core

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -14,8 +15,10 @@ import typer
 import dspex
 from dspex.cli import INTERRUPTED
 from dspex.cli.show import Progress, outputs, problem, summary
+from dspex.program.catalogue import find
+from dspex.program.importpath import is_path, require_allowed
 from dspex.program.prompt import fill
-from dspex.program.signature import Signature, parse
+from dspex.program.signature import parse
 from dspex.program.spec import make
 
 # What is wrong with the command line itself, and not with the call.
@@ -24,6 +27,7 @@ _USAGE = (
     dspex.InvalidSignature,
     dspex.InvalidInput,
     dspex.InvalidOption,
+    dspex.NotAllowed,
     dspex.UnknownProvider,
 )
 _FAILED, _BAD_USAGE = 1, 2
@@ -35,13 +39,26 @@ Examples:
   dspex run Predict "question -> answer" "What is the capital of France?"
   dspex run ChainOfThought "question -> answer" "Why is the sky blue?" --lm openai/gpt-5-mini
   dspex run Predict "text, words: int -> summary" words=20 text="A long text ..."
+  dspex run shop.support:Router "Where is my parcel?"
   cat report.txt | dspex run Predict "report -> summary, topics: list[str]" - --json
 """
 
 
 def run(
-    module: Annotated[str, typer.Argument(help="DSPy module, as `dspex modules` lists them.")],
-    signature: Annotated[str, typer.Argument(help="What goes in and what comes out: 'question -> answer'.")],
+    module: Annotated[
+        str,
+        typer.Argument(
+            help="DSPy module, as `dspex modules` lists them, or 'package.module:Class' of your own, which "
+            "the settings have to allow."
+        ),
+    ],
+    signature: Annotated[
+        str | None,
+        typer.Argument(
+            help="What goes in and what comes out: 'question -> answer'. A module of your own has none, and "
+            "the prompt follows at once."
+        ),
+    ] = None,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -99,7 +116,7 @@ def run(
 
 def _ask(
     module: str,
-    signature: str,
+    signature: str | None,
     arguments: list[str],
     lm: dspex.LM | str | None,
     timeout: float,
@@ -107,17 +124,41 @@ def _ask(
     *,
     quiet: bool,
 ) -> dspex.Response:
-    parsed = parse(signature)
-    prompt, inputs = _inputs(parsed, arguments)
+    own = is_path(module)
     # What can be refused is refused before a process or a model is started.
-    make(module, fill(parsed, prompt, inputs)[0])
+    if own:
+        require_allowed(module, settings.allow_modules)
+        if signature is not None:
+            arguments = [signature, *arguments]
+        parsed = None
+        prompt, inputs = None, dict[str, Any]()
+    else:
+        parsed = parse(_signature_of(module, signature))
+        prompt, inputs = _inputs({field.name: field.type for field in parsed.inputs}, arguments)
+        make(module, fill(parsed, prompt, inputs)[0])
     with Progress(quiet=quiet) as progress:
         runtime = dspex.Runtime(lm, pools=_one_worker(settings), settings=settings)
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
+            if own:
+                said = runtime.pool().execute("describe", {"module": module}, timeout=timeout)
+                types = {name: one["type"] for name, one in said["inputs"].items()}
+                prompt, inputs = _inputs(types, arguments, takes_any=said["takes_any"])
             return runtime.adapter(timeout=timeout).generate(
                 prompt, module=module, signature=parsed, inputs=inputs
             )
+
+
+def _signature_of(module: str, signature: str | None) -> str:
+    """The signature, which a module of DSPy's needs.
+
+    Raises:
+        InvalidSignature: There is none.
+        ModuleNotFound: There is no such module.
+    """
+    if signature is None:
+        raise dspex.InvalidSignature(f"{find(module).name} needs a signature: 'question -> answer'")
+    return signature
 
 
 def _one_worker(settings: dspex.Settings) -> dict[str, dspex.PoolOptions | None]:
@@ -162,19 +203,25 @@ def _choose(
     return dspex.LM(chosen, base_url=base_url, api_key=api_key)
 
 
-def _inputs(signature: Signature, arguments: list[str]) -> tuple[str | None, dict[str, Any]]:
+def _inputs(
+    types: Mapping[str, str | None], arguments: list[str], *, takes_any: bool = False
+) -> tuple[str | None, dict[str, Any]]:
     """Tell the prompt from the inputs by name.
+
+    Args:
+        types: The type of each input, where it is known.
+        arguments: What was written.
+        takes_any: Whether there may be inputs by other names.
 
     Raises:
         InvalidInput: There are two prompts, an input that the signature does not have, or no standard input.
     """
-    types = {field.name: field.type for field in signature.inputs}
     prompts: list[str] = []
     inputs: dict[str, Any] = {}
     for argument in arguments:
         named = _NAMED.fullmatch(argument)
-        if named is not None and named[1] in types:
-            inputs[named[1]] = named[2] if types[named[1]] == "str" else _value(named[2])
+        if named is not None and (named[1] in types or takes_any):
+            inputs[named[1]] = named[2] if types.get(named[1]) == "str" else _value(named[2])
         else:
             prompts.append(_standard_input() if argument == "-" else argument)
     if len(prompts) > 1:

@@ -159,6 +159,10 @@ class Gate:
             return None
         return self._take(tokens)
 
+    def keeps_waiting(self) -> bool:
+        """Whether a call could not begin now; if so, ``on_room`` is called when it might."""
+        return self.watched and (bool(self._asks) or self._wait(0) > 0)
+
     def release(self, permit: Permit) -> None:
         """Take back what ``seat`` gave and no request has used."""
         if permit is FREE:

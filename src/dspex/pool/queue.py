@@ -89,7 +89,7 @@ class _Lines:
         found = 0
         for lane in list(self._lines):
             work = self._first(lane)
-            if work is not None and not work.waits_for_permit:
+            if work is not None and (work.gate is None or not work.gate.keeps_waiting()):
                 found += len(self._lines[lane])
         return found
 

@@ -276,7 +276,8 @@ class ZygoteClient:
         ours.setblocking(False)
         zygote = _Zygote(child, ours, Output(read_end, "zygote", "stderr"))
         zygote.stderr.belongs_to(child.pid)
-        packets.send(ours, boot)
+        with contextlib.suppress(OSError):  # it is dead already, which is told when it is buried
+            packets.send(ours, boot)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable, zygote)
         self._alive.add(zygote)
         zygote.watch = asyncio.create_task(self._watch(zygote))

@@ -51,6 +51,21 @@ def be_expendable() -> None:
             os.close(file)
 
 
+def limit_data(size: int) -> None:
+    """Let this process have that many bytes of data: an allocation above it fails, in Python ``MemoryError``.
+
+    The kernel counts what is private and writable (``VmData`` in ``/proc/PID/status``): the heap, what was
+    there before the fork, and of each thread its whole stack, 8 MiB where ``ulimit -s`` says nothing else,
+    whether it is used or not. A worker may have one thread for each of its slots, and as many again and 16
+    for its loop. So whoever wants a worker to fail at some resident size gives that size and a stack for each
+    of these threads.
+
+    Args:
+        size: Bytes; a process that has more already keeps it, and gets no more.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
 def pidfds_refused() -> str | None:
     """Why children cannot be watched and killed here; None when they can be.
 

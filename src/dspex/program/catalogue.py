@@ -73,6 +73,8 @@ def find(name: str) -> ModuleEntry:
     # Compared without the prefix, which would make every name look half right.
     close = nearest(written.removeprefix(_PREFIX), [module.removeprefix(_PREFIX) for module in known])
     hint = f"did you mean {_PREFIX + close!r}?" if close else f"known are {', '.join(known)}"
+    if not close and "." in written.removeprefix(_PREFIX):
+        hint += "; a program of your own is named 'package.module:Class'"
     raise ModuleNotFound(
         f"unknown module {shown}; {hint}",
         details={"module": written.encode("utf-8", "replace").decode(), "known": known},

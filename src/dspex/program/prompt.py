@@ -66,12 +66,13 @@ def fill(
     if prompt is None:
         if required:
             raise InvalidInput(
-                f"missing input: {_listed(required)}; give it in inputs={{{required[0]!r}: ...}}"
+                f"missing input: {listed(required)}; give it in inputs={{{required[0]!r}: ...}}"
                 + (" or as the prompt" if len(required) == 1 else ""),
                 details={"missing": required},
             )
     else:
-        place = _place(signature, required, [field.name for field in missing])
+        fields = [field.name for field in signature.inputs]
+        place = place_of(fields, required, [field.name for field in missing])
         talk = _taken_apart(prompt)
         given[place] = talk.prompt
         if talk.turns:
@@ -86,39 +87,52 @@ def fill(
     return signature, {field.name: given[field.name] for field in signature.inputs if field.name in given}
 
 
-def _known(signature: Signature, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+def mapping(inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The inputs that a caller gave, none for None.
+
+    Raises:
+        InvalidInput: They are no mapping.
+    """
     if inputs is None:
         return {}
     if not isinstance(inputs, Mapping):
         raise InvalidInput(f"inputs are a dict of field names to values, not {type(inputs).__name__}")
+    return inputs
+
+
+def _known(signature: Signature, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    inputs = mapping(inputs)
     names = [field.name for field in signature.inputs]
     unknown = [str(name).encode("utf-8", "replace").decode() for name in inputs if name not in names]
     if unknown:
         raise InvalidInput(
-            f"unknown input {', '.join(_hinted(name, names) for name in unknown[:5])}; "
-            f"the signature has {_listed(names)}",
+            f"unknown input {', '.join(hinted(name, names) for name in unknown[:5])}; "
+            f"the signature has {listed(names)}",
             details={"unknown": unknown, "known": names},
         )
     return dict(inputs)
 
 
-def _hinted(name: str, names: Sequence[str]) -> str:
+def hinted(name: str, names: Sequence[str]) -> str:
+    """An unknown name, with the known one that it most likely meant."""
     close = nearest(name, names)
     return f"{reprlib.repr(name)} (did you mean {close!r}?)" if close else reprlib.repr(name)
 
 
-def _place(signature: Signature, required: list[str], missing: list[str]) -> str:
-    """The input that the prompt fills: the one that has to be given, else the one that may be."""
+def place_of(fields: Sequence[str], required: list[str], missing: list[str]) -> str:
+    """The input that the prompt fills: the one that has to be given, else the one that may be.
+
+    Raises:
+        InvalidInput: There is none, or more than one.
+    """
     candidates = required or missing
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        fields = [field.name for field in signature.inputs]
-        raise InvalidInput(
-            f"every input is given already ({_listed(fields)}), so there is none for the prompt to fill"
-        )
+        given = f"every input is given already ({listed(fields)})" if fields else "it has no inputs"
+        raise InvalidInput(f"{given}, so there is none for the prompt to fill")
     raise InvalidInput(
-        f"the prompt could fill any of {_listed(candidates)}; give all but one of them in inputs",
+        f"the prompt could fill any of {listed(candidates)}; give all but one of them in inputs",
         details={"missing": candidates},
     )
 
@@ -188,5 +202,6 @@ def _with_history(
     return msgspec.structs.replace(signature, inputs=(*signature.inputs, added)), HISTORY_NAME
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as messages list them."""
     return ", ".join(repr(name) for name in names)

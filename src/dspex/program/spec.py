@@ -18,14 +18,22 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
     """Everything that a worker needs to build a program.
 
     Attributes:
-        module: Full name in the catalogue (``"dspy.ChainOfThought"``).
-        signature: The signature as the caller gave it, without what the module adds.
+        module: Full name in the catalogue (``"dspy.ChainOfThought"``), or the import path of a program of the
+            user's own.
+        signature: The signature as the caller gave it, without what the module adds; None for a program of
+            the user's own.
         options: Checked options of the module by name.
     """
 
     module: str
-    signature: signature_.Signature
+    signature: signature_.Signature | None
     options: dict[str, Any] = {}
+
+    @property
+    def declared(self) -> signature_.Signature:
+        """The signature, which a module of the catalogue has."""
+        assert self.signature is not None
+        return self.signature
 
 
 def make(

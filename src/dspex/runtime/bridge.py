@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from dspex.errors import DspexError, InvalidInput, InvalidOption
 from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
+from dspex.program.described import Description
+from dspex.program.importpath import is_path
 from dspex.runtime.call import (
     Prepared,
     Programs,
@@ -22,6 +25,7 @@ from dspex.runtime.call import (
     send,
 )
 from dspex.runtime.core import Core
+from dspex.runtime.modules import describe, known
 from dspex.runtime.portal import Portal
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
 
@@ -78,7 +82,15 @@ class Bridge:
         if command == "configure_lm":
             name, lm = _profile(args or {})
             return self._portal.run(lambda: self._configure(name, lm), "aexecute")
-        prepared = self._prepare(command, args, timeout)
+        question = self._question(command, args, timeout)
+        users = None
+        if question is not None and is_path(question.module):
+            users = known(question, self._core.modules) or self._portal.run(
+                lambda: self._describe(question), "aexecute"
+            )
+            if command == "describe" and users is not None:
+                return copy.deepcopy(users.answer)
+        prepared = self._prepare(command, args, timeout, question, users)
         return self._read(prepared, self._portal.run(lambda: self._send(prepared), "aexecute"))
 
     async def aexecute(
@@ -88,20 +100,50 @@ class Bridge:
         if command == "configure_lm":
             name, lm = _profile(args or {})
             return await self._portal.wait(lambda: self._configure(name, lm))
-        prepared = self._prepare(command, args, timeout, on_loop=True)
+        question = self._question(command, args, timeout)
+        users = None
+        if question is not None and is_path(question.module):
+            users = known(question, self._core.modules) or await self._portal.wait(
+                lambda: self._describe(question)
+            )
+            if command == "describe" and users is not None:
+                return copy.deepcopy(users.answer)
+        prepared = self._prepare(command, args, timeout, question, users, on_loop=True)
         return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
-    def _prepare(
-        self, command: str, args: dict[str, Any] | None, timeout: float | None, *, on_loop: bool = False
-    ) -> Prepared | _Command:
-        deadline = deadline_in(timeout)
+    @staticmethod
+    def _question(command: str, args: dict[str, Any] | None, timeout: float | None) -> Question | None:
+        """What is asked of a module; None for other commands, and where ``describe`` names no import path."""
         if not _is_text(command):
             raise InvalidOption(f"a command is named by text, not {command!a}")
         if command in _MODULE_COMMANDS:
-            question = _question(args or {}, deadline)
-            return prepare(question, self._programs, self._max_payload, on_loop=on_loop)
+            return _question(args or {}, deadline_in(timeout))
+        if command == "describe" and isinstance(args, dict) and is_path(args.get("module")):
+            if unknown := sorted(map(str, args.keys() - {"module", "signature"})):
+                raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
+            return Question(
+                module=args["module"], signature=args.get("signature"), deadline=deadline_in(timeout)
+            )
+        return None
+
+    def _prepare(
+        self,
+        command: str,
+        args: dict[str, Any] | None,
+        timeout: float | None,
+        question: Question | None,
+        users: Description | None,
+        *,
+        on_loop: bool = False,
+    ) -> Prepared | _Command:
+        if question is not None:
+            return prepare(question, self._programs, self._max_payload, users=users, on_loop=on_loop)
+        deadline = deadline_in(timeout)
         stored, types = encode_arguments(args, self._max_payload, where="args", on_loop=on_loop)
         return _Command(command, stored, types, deadline, secrets.token_hex(8))
+
+    async def _describe(self, question: Question) -> Description:
+        return await describe(question, self._core.modules, partial(self._core.pool, self._name))
 
     async def _send(self, prepared: Prepared | _Command) -> Done:
         pool = self._core.pool(self._name)

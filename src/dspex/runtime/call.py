@@ -8,18 +8,20 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from dspex.errors import DspexError, InvalidOption, LMAuth, PythonError, PythonTimeout
+from dspex.errors import DspexError, InvalidOption, LMAuth, LMNotConfigured, PythonError, PythonTimeout
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
-from dspex.program import catalogue, prompt, signature
+from dspex.program import catalogue, described, prompt, signature
+from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
+from dspex.program.importpath import is_path, name_of
 from dspex.program.spec import ProgramSpec, make
 from dspex.runtime.models import Models, Resolved
 from dspex.types import LMRequest, LMSpec, Usage
@@ -34,18 +36,27 @@ _PROGRAMS_KEPT = 1024
 _LONGEST_KEPT = 16 * 1024
 
 
+class PoolFor(Protocol):
+    """Chooses a pool for a call."""
+
+    def __call__(self, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a caller asks.
 
     Attributes:
         prompt: Text, or a list of messages.
-        module: Name of a DSPy module.
-        signature: Text or a ``Signature``; None is ``prompt -> response``.
+        module: Name of a DSPy module, or the import path of a program of the user's own.
+        signature: Text or a ``Signature``; None is ``prompt -> response``. A program of the user's own has
+            none.
         inputs: Inputs by field name.
         options: Options of the module by name.
         lm: The LM; None is the default.
         deadline: Monotonic second at which the work has to stop; None never.
+        asked: Monotonic second at which it was asked.
+        request_id: The call's name.
     """
 
     prompt: str | Sequence[Mapping[str, Any]] | None = None
@@ -55,6 +66,25 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict)
     lm: LM | str | None = None
     deadline: float | None = None
+    asked: float = field(default_factory=time.monotonic)
+    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def path(self) -> str | None:
+        """The import path, where it names a program of the user's own.
+
+        What can be refused without knowing more of that program is refused.
+
+        Raises:
+            Refused: Something in it is wrong.
+        """
+        if not is_path(self.module):
+            return None
+        try:
+            described.refuse_signature(name_of(self.module), self.signature)
+            described.check_options(self.module, self.options)
+        except DspexError as error:
+            raise error.for_request(self.request_id)  # noqa: B904 (it is the same error)
+        return self.module
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +131,9 @@ class Programs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, signature.Signature, str], tuple[bytes, bytes]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, signature.Signature | None, str], tuple[bytes, bytes]] = (
+            OrderedDict()
+        )
 
     def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
         """The spec as it travels, and its fingerprint."""
@@ -147,6 +179,9 @@ class Prepared:
         fingerprint: What workers keep that program by.
         inputs: The encoded inputs, in pieces if they are still to be stored; ``send`` lets go of them.
         types: The classes in the inputs, by their name on the wire.
+        shared: Whether it may run beside other calls.
+        repeatable: Whether it may run again when its worker was lost.
+        needs_lm: Whether it is refused without an LM; a program of the user's own need not ask one.
     """
 
     question: Question
@@ -157,38 +192,68 @@ class Prepared:
     fingerprint: bytes
     inputs: Payload | list[bytes]
     types: Mapping[str, type]
+    shared: bool = True
+    repeatable: bool = False
+    needs_lm: bool = True
 
 
-def prepare(question: Question, programs: Programs, max_payload: int, *, on_loop: bool = False) -> Prepared:
+def prepare(
+    question: Question,
+    programs: Programs,
+    max_payload: int,
+    *,
+    users: Description | None = None,
+    on_loop: bool = False,
+) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
 
     Args:
         question: The question.
         programs: The runtime's encoded programs.
         max_payload: The most bytes that the inputs may have.
+        users: What is known of the program, when it is one of the user's own.
         on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
     Raises:
         Refused: Something in it is wrong; no LM is asked.
     """
-    request_id, started = secrets.token_hex(8), time.monotonic()
     try:
-        wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
-        sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
-        spec = make(question.module, sig, question.options)
+        if users is None:
+            wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
+            sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
+            spec = make(question.module, sig, question.options)
+            shared, repeatable = True, catalogue.find(spec.module).repeatable
+        else:
+            said = described.check_options(question.module, question.options)
+            inputs = described.fill(users, question.prompt, question.inputs)
+            spec = ProgramSpec(users.module, None)
+            shared = said.get("shared", users.shared)
+            repeatable = said.get("idempotent", users.idempotent)
         program, name = programs.encoded(spec)
         stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
     except DspexError as error:
-        raise error.for_request(request_id)  # noqa: B904 (it is the same error)
-    return Prepared(question, request_id, started, spec.module, program, name, stored, types)
+        raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
+    return Prepared(
+        question,
+        question.request_id,
+        question.asked,
+        spec.module,
+        program,
+        name,
+        stored,
+        types,
+        shared,
+        repeatable,
+        needs_lm=users is None,
+    )
 
 
-async def send(prepared: Prepared, pool_for: Callable[[LMSpec], LocalPool], models: Models) -> Done:
+async def send(prepared: Prepared, pool_for: PoolFor, models: Models) -> Done:
     """Take a prepared question through the pool, on the runtime's loop. Its inputs are let go of.
 
     Args:
         prepared: The question.
-        pool_for: The pool whose workers can ask an LM.
+        pool_for: The pool whose workers can ask an LM, and its companion for calls that run alone.
         models: The runtime's models.
 
     Raises:
@@ -205,36 +270,43 @@ async def send(prepared: Prepared, pool_for: Callable[[LMSpec], LocalPool], mode
         raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
 
 
-async def _ask(
-    prepared: Prepared, inputs: Payload, pool_for: Callable[[LMSpec], LocalPool], models: Models
-) -> Done:
+async def _ask(prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: Models) -> Done:
     """Ask with the LM's key, and once more if it was refused and has been renewed meanwhile."""
-    repeatable = catalogue.find(prepared.module).repeatable
+    repeatable, alone = prepared.repeatable, not prepared.shared
 
-    def work(lm: Resolved) -> Work:
+    def work(lm: Resolved | None) -> Work:
+        number, spec, gate = (0, None, None) if lm is None else (lm.number, lm.spec, lm.gate)
         return Work(
             "execute_module",
             inputs,
             prepared.question.deadline,
             prepared.program,
             prepared.fingerprint,
-            lm.number,
-            lm.spec,
-            lm.gate,
+            number,
+            spec,
+            gate,
             repeatable=repeatable,
             admitted=prepared.started,
         )
 
-    lm = await _in_time(models, prepared.question, prepared.started)
     try:
-        return await pool_for(lm.spec).execute(work(lm))
+        lm = await _in_time(models, prepared.question, prepared.started)
+    except LMNotConfigured as refusal:
+        if prepared.needs_lm:
+            raise
+        try:
+            return await pool_for(None, isolated=alone).execute(work(None))
+        except LMNotConfigured:
+            raise refusal from None  # it did ask one, and this one says what is missing
+    try:
+        return await pool_for(lm.spec, isolated=alone).execute(work(lm))
     except LMAuth as refusal:
         # A function or a file may give another key by now.
         newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)
         if newer.spec.secrets == lm.spec.secrets or not repeatable:
             raise
         _log.info("the key of %s was refused and has changed since: asking again", lm.spec.asked)
-        done = await pool_for(newer.spec).execute(work(newer))
+        done = await pool_for(newer.spec, isolated=alone).execute(work(newer))
         return replace(done, requests=[*_requests_of(refusal), *done.requests])
 
 

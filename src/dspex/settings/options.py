@@ -122,8 +122,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         default_lm: The LM of calls that name none: a model (``"openai/gpt-5-mini"``), ``"local"``,
             ``"local:/path.gguf"``, or a profile's name.
-        allow_modules: Import paths, each with all below it, that commands, adapters and engines of the
-            user may come from. Nothing else is ever imported on a caller's word.
+        allow_modules: Import paths, each with all below it, that programs, commands, adapters and engines of
+            the user may come from. Nothing else is ever imported on a caller's word.
         python: The interpreter of the workers; None is the one that runs this process.
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
         max_payload: The largest arguments of one call in bytes.

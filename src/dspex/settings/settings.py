@@ -50,8 +50,8 @@ class Settings:
 
     Args:
         default_lm: The LM of calls that name none: a model, ``"local"``, or a profile's name.
-        allow_modules: Import paths, each with all below it, that commands, adapters and engines of the
-            user may come from.
+        allow_modules: Import paths, each with all below it, that programs, commands, adapters and engines of
+            the user may come from.
         python: The interpreter of the workers; None is the one that runs this process.
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
         max_payload: Bytes that the arguments of one call may have.

@@ -203,11 +203,12 @@ class WorkerOptions(Message, frozen=True, tag="options"):
 
     Attributes:
         slots: Calls that it may be given at once.
-        allow_modules: Import path prefixes that commands and engines of the user may come from.
+        allow_modules: Import path prefixes that programs, commands and engines of the user may come from.
         max_payload: The largest arguments in bytes that it is sent.
         max_result: The largest result in bytes that it may send.
         isolated: Whether it runs one call only, on its main thread, and keeps its channel on another.
-        max_memory: Bytes of data that it may have, so that an allocation above fails; None is no limit.
+        max_memory: Bytes of data that it may have, thread stacks included, so that an allocation above fails;
+            None is no limit. See ``limits.limit_data``.
         late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
     """
 

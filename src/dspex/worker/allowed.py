@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from dspex.errors import NotAllowed
+from dspex.program.importpath import is_allowed
 
 
 def load_allowed(path: str, allow_modules: list[str]) -> Any:
@@ -21,8 +22,3 @@ def load_allowed(path: str, allow_modules: list[str]) -> Any:
             details={"path": path},
         )
     return getattr(importlib.import_module(module), name)
-
-
-def is_allowed(module: str, allow_modules: list[str]) -> bool:
-    """Whether a module is one of the allowed ones, or below one."""
-    return any(module == root or module.startswith(f"{root}.") for root in allow_modules)

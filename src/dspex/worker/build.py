@@ -14,11 +14,14 @@ import dspy
 import msgspec
 
 from dspex.errors import LMNotConfigured
+from dspex.program.importpath import is_path
 from dspex.program.signature import Field, Signature, default_instructions, resolve
 from dspex.program.spec import ProgramSpec
 from dspex.types import LMSpec
 from dspex.worker.allowed import load_allowed
 from dspex.worker.routing import build_lm
+from dspex.worker.threads import Place
+from dspex.worker.users import UserProgram, make
 
 _PROGRAMS_KEPT = 256
 # Bytes of their specs in all: a service may have a long instruction text for each of its callers.
@@ -50,31 +53,69 @@ class Programs:
     """The programs of a worker by fingerprint; the one not used for longest makes room."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[bytes, tuple[Program, int]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[Program | UserProgram, int]] = OrderedDict()
+        self._building: dict[bytes, asyncio.Lock] = {}
         self._size = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, fingerprint: bytes, spec: msgspec.Raw) -> Program:
-        """The program with this fingerprint, built from its spec if it is not there."""
+    def find(self, fingerprint: bytes) -> Program | UserProgram | None:
+        """The program with this fingerprint, if it is there."""
         kept = self._kept.get(fingerprint)
         if kept is None:
-            kept = self._kept[fingerprint] = (build(_decode_spec(spec)), len(bytes(spec)))
-            self._size += kept[1]
-            while len(self._kept) > 1 and (len(self._kept) > _PROGRAMS_KEPT or self._size > _SPECS_KEPT):
-                self._size -= self._kept.popitem(last=False)[1][1]
-        else:
-            self._kept.move_to_end(fingerprint)
+            return None
+        self._kept.move_to_end(fingerprint)
         return kept[0]
+
+    def keep(self, fingerprint: bytes, program: Program | UserProgram, size: int) -> None:
+        """Keep a program that was built from a spec of this size."""
+        self._kept[fingerprint] = (program, size)
+        self._size += size
+        while len(self._kept) > 1 and (len(self._kept) > _PROGRAMS_KEPT or self._size > _SPECS_KEPT):
+            self._size -= self._kept.popitem(last=False)[1][1]
+
+    async def get(
+        self, fingerprint: bytes, encoded: msgspec.Raw, place: Place, allow_modules: list[str]
+    ) -> Program | UserProgram:
+        """The program with this fingerprint, built from its spec if it is not there.
+
+        Args:
+            fingerprint: What it is kept by.
+            encoded: Its spec.
+            place: Where a program of the user's own is imported and made; calls that want the same one
+                meanwhile wait for it.
+            allow_modules: Where such a program may come from.
+        """
+        found = self.find(fingerprint)
+        if found is not None:
+            return found
+        spec = _decode_spec(encoded)
+        size = len(bytes(encoded))
+        if not is_path(spec.module):
+            program = build(spec)
+            self.keep(fingerprint, program, size)
+            return program
+        lock = self._building.setdefault(fingerprint, asyncio.Lock())
+        async with lock:
+            try:
+                found = self.find(fingerprint)
+                if found is None:
+                    found = await place.blocking(lambda: make(spec.module, allow_modules))
+                    self.keep(fingerprint, found, size)
+            finally:
+                # Those that wait have the lock; who comes later finds the program, or makes a lock anew.
+                self._building.pop(fingerprint, None)
+        return found
 
 
 def build(spec: ProgramSpec) -> Program:
     """Build the DSPy module that a spec describes."""
-    module = _MODULES[spec.module](dspy_signature(spec.signature), **spec.options)
+    signature = spec.declared
+    module = _MODULES[spec.module](dspy_signature(signature), **spec.options)
     predictor = module if isinstance(module, dspy.Predict) else module.predict
-    types = {field.name: resolve(field.type, _TYPES) for field in spec.signature.inputs if field.typed}
-    return Program(spec.signature, module, types, tuple(predictor.signature.output_fields))
+    types = {field.name: resolve(field.type, _TYPES) for field in signature.inputs if field.typed}
+    return Program(signature, module, types, tuple(predictor.signature.output_fields))
 
 
 def dspy_signature(signature: Signature) -> Any:
@@ -107,10 +148,17 @@ class _Built:
 
 
 class LMs:
-    """The LMs that calls on this channel may name, each with its adapter, built when first used."""
+    """The LMs that calls on this channel may name, each with its adapter, built when first used.
 
-    def __init__(self, allow_modules: list[str]) -> None:
+    Args:
+        allow_modules: Where engines and adapters of the user may come from.
+        closes: Whether connections are closed when an LM is dropped. They belong to the loop that made them,
+            so a worker whose program has a loop of its own leaves that to the end of its process.
+    """
+
+    def __init__(self, allow_modules: list[str], *, closes: bool = True) -> None:
         self._allow_modules = allow_modules
+        self._closes = closes
         self._specs: dict[int, LMSpec] = {}
         self._built: dict[int, _Built] = {}
         self._closing: set[asyncio.Future[None]] = set()
@@ -141,9 +189,9 @@ class LMs:
 
     def _close_unused(self, built: _Built) -> None:
         # Idle connections keep themselves alive through their loop, so nothing else would close them.
-        if built.dropped and not built.users:
+        if built.dropped and not built.users and self._closes:
             for lm in {built.lm, getattr(built.adapter, "extraction_model", built.lm)}:
-                closing = asyncio.ensure_future(lm._async_engine_spec.aclose())
+                closing = asyncio.ensure_future(_close(lm))
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
 
@@ -181,3 +229,8 @@ class LMs:
     def secrets(self) -> list[str]:
         """The keys that this worker holds, for scrubbing what leaves it."""
         return [secret for spec in self._specs.values() for secret in spec.secrets]
+
+
+async def _close(lm: dspy.LM) -> None:
+    await lm._async_engine_spec.aclose()
+    lm._engine_spec.close()  # used by programs that have no async form

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -16,17 +16,19 @@ import pydantic
 
 from dspex.errors import InvalidInput, InvalidOption, NotAllowed
 from dspex.program import catalogue
+from dspex.program.described import refuse_signature
+from dspex.program.importpath import is_allowed, is_path
 from dspex.program.spec import make
 from dspex.types import commands as registered
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
-from dspex.worker import faults
-from dspex.worker.allowed import is_allowed
-from dspex.worker.build import build
-from dspex.worker.run import run_program
-from dspex.worker.threads import in_thread
+from dspex.worker import faults, users
+from dspex.worker.build import Program, build
+from dspex.worker.run import Nobody, run_awaited, run_blocking, run_program
+from dspex.worker.threads import Place
+from dspex.worker.users import UserProgram
 
 if TYPE_CHECKING:
     from dspex.worker.main import Worker
@@ -37,12 +39,11 @@ Args = msgspec.Raw | Blob
 class Commands:
     """The registry of one worker."""
 
-    def __init__(self, worker: Worker, allow_modules: list[str], slots: int) -> None:
+    def __init__(self, worker: Worker, allow_modules: list[str], place: Place) -> None:
         self._worker = worker
         self._allow_modules = allow_modules
+        self._place = place
         self._imported = False
-        # User code has threads of its own: DSPy's acall needs the loop's default executor.
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dspex-command")
         self._own: dict[str, Callable[[Call, Args], Awaitable[list[bytes]]]] = {
             "describe": self._describe,
             "get_stats": self._get_stats,
@@ -58,10 +59,29 @@ class Commands:
         return await self._run_users(call, args)
 
     async def _execute_module(self, call: Call, args: Args) -> list[bytes]:
-        worker = self._worker
-        program = worker.programs.get(call.fingerprint, call.program)
-        with worker.lms.using(call.lm) as (lm, adapter):
+        programs = self._worker.programs
+        program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
+        encoded: list[bytes]
+        if isinstance(program, UserProgram) and not program.is_async:
+            encoded = await self._place.blocking(lambda: self._run_blocking(program, call.lm, args))
+        else:
+            encoded = await self._place.awaited(lambda: self._run_awaited(program, call.lm, args))
+        return encoded
+
+    async def _run_awaited(self, program: Program | UserProgram, number: int, args: Args) -> list[bytes]:
+        if isinstance(program, UserProgram):
+            with self._lm(number) as (lm, adapter):
+                return await run_awaited(program, take(args), lm, adapter)
+        with self._worker.lms.using(number) as (lm, adapter):
             return await run_program(program, take(args), lm, adapter)
+
+    def _run_blocking(self, program: UserProgram, number: int, args: Args) -> list[bytes]:
+        with self._lm(number) as (lm, adapter):
+            return run_blocking(program, take(args), lm, adapter)
+
+    def _lm(self, number: int) -> contextlib.AbstractContextManager[tuple[dspy.BaseLM, Any]]:
+        """The LM of a call that may have none: a program of the user's own need not ask one."""
+        return self._worker.lms.using(number) if number else contextlib.nullcontext((Nobody(), None))
 
     async def _get_stats(self, _call: Call, _args: Args) -> list[bytes]:
         worker = self._worker
@@ -80,6 +100,10 @@ class Commands:
         asked = take(args) or {}
         if unknown := sorted(set(asked) - {"signature", "module"}):
             raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
+        if is_path(asked.get("module")):
+            refuse_signature(asked["module"], asked.get("signature"))
+            answer = await self._place.blocking(lambda: users.describe(asked["module"], self._allow_modules))
+            return encode_result(answer)
         if "signature" not in asked:
             await self._load_users()
             return encode_result(
@@ -123,9 +147,9 @@ class Commands:
         except TypeError as error:
             raise InvalidOption(f"{call.command}: {error}", details={"command": call.command}) from None
         if inspect.iscoroutinefunction(function):
-            return encode_result(await function(**arguments))
+            return encode_result(await self._place.awaited(lambda: function(**arguments)))
         # Encoded in the thread, too: a large result would hold up the calls on the loop.
-        encoded: list[bytes] = await in_thread(self._threads, lambda: encode_result(function(**arguments)))
+        encoded: list[bytes] = await self._place.blocking(lambda: encode_result(function(**arguments)))
         return encoded
 
     def _known(self) -> list[str]:
@@ -133,7 +157,7 @@ class Commands:
 
     async def _load_users(self) -> None:
         if not self._imported:
-            await in_thread(self._threads, self._import_allowed)
+            await self._place.blocking(self._import_allowed)
 
     def _import_allowed(self) -> None:
         for module in self._allow_modules:

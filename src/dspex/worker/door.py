@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from dspex.types import LMRequest, LMSpec
@@ -14,6 +15,21 @@ from dspex.worker.engine import CallScope
 _FREE, _SEAT = 0, -1
 # Tokens of a part of a request that is no text: a picture, a sound.
 _TOKENS_OF_MEDIA = 1000
+
+
+class _Ticket:
+    """A request that another loop waits for.
+
+    Attributes:
+        ask: What it was given, once it may go.
+        returned: Whether nobody waits for it any more.
+    """
+
+    __slots__ = ("ask", "returned")
+
+    def __init__(self) -> None:
+        self.ask: int | None = None
+        self.returned = False
 
 
 class WorkerDoor:
@@ -32,7 +48,40 @@ class WorkerDoor:
         self._next = 1
 
     async def enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
-        """Wait until a request may be sent; gives what ``leave`` is told."""
+        """Wait until a request may be sent; gives what ``leave`` is told. On any loop."""
+        if threading.get_ident() == self._thread:
+            return await self._enter(scope, spec, request)
+        if self._is_free(scope, spec):
+            return _FREE
+        # The loop of a program that has the main thread.
+        ticket = _Ticket()
+        going = asyncio.run_coroutine_threadsafe(self._enter_with(ticket, scope, spec, request), self._loop)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(going))
+        except asyncio.CancelledError:
+            self._loop.call_soon_threadsafe(self._turn_back, ticket, scope, spec, going)
+            raise
+
+    async def _enter_with(self, ticket: _Ticket, scope: CallScope, spec: LMSpec, request: Any) -> int:
+        ask = await self._enter(scope, spec, request)
+        if ticket.returned:
+            self._give_back(scope, spec, ask)
+        ticket.ask = ask
+        return ask
+
+    def _turn_back(self, ticket: _Ticket, scope: CallScope, spec: LMSpec, going: Future[int]) -> None:
+        """Whoever waited on the other loop has gone; on this loop, where what it was given is known."""
+        ticket.returned = True
+        if ticket.ask is None:
+            going.cancel()
+        else:
+            self._give_back(scope, spec, ticket.ask)
+
+    def _give_back(self, scope: CallScope, spec: LMSpec, ask: int) -> None:
+        if ask != _FREE:
+            self._send(LmDone(scope.call, ask, spec.gate, None, "cancelled"))
+
+    async def _enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
         if self._takes_seat(scope, spec):
             return _SEAT
         if not spec.limited and spec.gate not in self._watched:
@@ -60,13 +109,17 @@ class WorkerDoor:
         on_loop = threading.get_ident() == self._thread
         if on_loop and self._takes_seat(scope, spec):
             return _SEAT
-        if not scope.seat and not spec.limited and spec.gate not in self._watched:
+        if self._is_free(scope, spec):
             return _FREE
         if on_loop:
             raise RuntimeError(
                 "an LM with limits was called synchronously on the event loop; await the program's acall()"
             )
-        return asyncio.run_coroutine_threadsafe(self.enter(scope, spec, request), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._enter(scope, spec, request), self._loop).result()
+
+    def _is_free(self, scope: CallScope, spec: LMSpec) -> bool:
+        """Whether a request need not ask. Seats are taken on the loop: two threads never take one."""
+        return not scope.seat and not spec.limited and spec.gate not in self._watched
 
     @staticmethod
     def _takes_seat(scope: CallScope, spec: LMSpec) -> bool:

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import dspy
 from dspy.clients.costs import estimate_cost
 from dspy.clients.errors import wrap_error
 from dspy.lm15 import (
@@ -74,6 +75,26 @@ class CallScope:
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
+#: The call of a worker that has one call only, for requests that its program makes in threads of its own.
+alone: CallScope | None = None
+#: By this name DSPy's context has it too: ``dspy.Parallel`` takes that one to its threads, and no other.
+IN_DSPY = "dspex_call"
+
+
+def _scope() -> CallScope:
+    """The call that makes a request.
+
+    Raises:
+        RuntimeError: It is made in a thread that knows of no call, where others run as well.
+    """
+    scope = current.get(None) or dspy.settings.get(IN_DSPY) or alone
+    if scope is None:
+        raise RuntimeError(
+            "an LM was asked from a thread that does not know its call; start it with "
+            "contextvars.copy_context().run, or do not declare the program shared"
+        )
+    found: CallScope = scope
+    return found
 
 
 class _Attempts:
@@ -87,7 +108,7 @@ class _Attempts:
     __slots__ = ("_engine", "_request", "_retries", "_started", "scope")
 
     def __init__(self, engine: _Engine, request: Any) -> None:
-        self.scope = current.get()
+        self.scope = _scope()
         self._engine = engine
         self._request = request
         self._retries = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import json
 import os
 import re
@@ -66,6 +67,7 @@ _NO_CONNECTION = re.compile(r"Connection error\.|Cannot connect|APIConnectionErr
 _HERE = str(Path(__file__).parent) + os.sep
 _THREADS = str(Path(concurrent.futures.__file__).parent) + os.sep
 _DSPY = str(Path(dspy_errors.__file__).parents[1]) + os.sep
+_IMPORT = ("<frozen importlib", str(Path(importlib.__file__).parent) + os.sep)
 
 
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
@@ -105,6 +107,9 @@ def translate(error: BaseException, secrets: Iterable[str] = ()) -> errors.Dspex
         error: What was raised while a call ran.
         secrets: Strings that must not leave the worker; a provider may repeat a key in its message.
     """
+    if isinstance(error, MemoryError):
+        # What its frames hold is what there was no room for; without it there is room to say so.
+        traceback.clear_frames(error.__traceback__)
     return _cut(scrub(_translate(error), secrets))
 
 
@@ -208,10 +213,14 @@ def _cut(error: errors.DspexError) -> errors.DspexError:
 def frames(error: BaseException) -> list[dict[str, Any]]:
     """Where the user's code was, outermost first: file, line, function and source line of each frame.
 
-    Frames of dspex, DSPy and the thread pool are left out, unless nothing else remains.
+    Frames of dspex, DSPy, imports and the thread pool are left out, unless nothing else remains. A file that
+    is no Python has no frame, and its place is told instead.
     """
-    found = traceback.extract_tb(error.__traceback__)
-    users = [frame for frame in found if not frame.filename.startswith((_HERE, _DSPY, _THREADS))]
+    found = list(traceback.extract_tb(error.__traceback__))
+    users = [frame for frame in found if not frame.filename.startswith((_HERE, _DSPY, _THREADS, *_IMPORT))]
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        source = (error.text or "").strip()
+        users.append(traceback.FrameSummary(error.filename, error.lineno, "<module>", line=source))
     return [
         {"file": frame.filename, "line": frame.lineno, "function": frame.name, "source": frame.line or ""}
         for frame in (users or found[-3:])

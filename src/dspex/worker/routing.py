@@ -12,8 +12,16 @@ from urllib.parse import urlencode
 
 import dspy
 import dspy.clients.capabilities
-from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
+from dspy._vendor.lm15.transports import (
+    ConnectTimeout,
+    ReadTimeout,
+    StdlibAsyncTransport,
+    StdlibTransport,
+    Timeouts,
+)
 from dspy.clients.engines import AsyncLM15Engine, LM15Engine
+from dspy.lm15 import TimeoutError as RequestTimeout
+from dspy.lm15 import TransportError
 
 from dspex.types import LMSpec
 from dspex.worker import doors
@@ -137,8 +145,9 @@ class _Addition:
 class _Transport(StdlibTransport):  # type: ignore[misc]
     """lm15's transport, with an addition to every request."""
 
-    def __init__(self, addition: _Addition) -> None:
-        super().__init__(max_connections=_CONNECTIONS)
+    def __init__(self, addition: _Addition, seconds: float | None) -> None:
+        limits = {} if seconds is None else {"connect_timeout": seconds, "read_timeout": seconds}
+        super().__init__(max_connections=_CONNECTIONS, **limits)
         self._addition = addition
 
     def stream(self, request: Any) -> Any:
@@ -160,13 +169,29 @@ class _Direct(LM15Engine):  # type: ignore[misc]
     """The stock engine, which asks one model through one door."""
 
     def __init__(self, spec: LMSpec, door: Door) -> None:
-        addition = _Addition(spec)
-        own = {"transport": _Transport(addition)} if addition else {"max_connections": _CONNECTIONS}
+        addition, seconds = _Addition(spec), spec.timeout
+        own: dict[str, Any] = {"max_connections": _CONNECTIONS}
+        if addition:
+            own = {"transport": _Transport(addition, seconds)}
+        elif seconds is not None:
+            # Nothing else ends a request in a thread: it is the longest wait for the next bytes here.
+            own["timeouts"] = Timeouts(connect=seconds, read=seconds)
         super().__init__(door.config(**own))
+        self._seconds = seconds
         self._resolution = super().resolve(door.target)
 
     def resolve(self, model: str) -> Any:  # noqa: ARG002 (an LM has one)
         return self._resolution
+
+    def complete(self, request: Any) -> Any:
+        try:
+            return super().complete(request)
+        except TransportError as error:
+            if self._seconds is None or not isinstance(
+                error.__cause__ or error, ConnectTimeout | ReadTimeout
+            ):
+                raise
+            raise RequestTimeout(f"no answer within the profile's timeout of {self._seconds:g} s") from error
 
     def close(self) -> None:
         super().close()

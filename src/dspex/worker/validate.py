@@ -36,7 +36,7 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
     Raises:
         InvalidInput: An input is missing, unknown or ill-typed; ``details`` names the fields.
     """
-    _refuse_text("instructions", signature.instructions)
+    refuse_text("instructions", signature.instructions)
     if unknown := [name for name in inputs if all(name != field.name for field in signature.inputs)]:
         raise InvalidInput(f"unknown inputs: {', '.join(unknown)}", details={"unknown": unknown})
     checked = {}
@@ -45,7 +45,7 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
             value = inputs[field.name]
             if field.name in types and type(value) is not types[field.name]:
                 value = _convert(signature, field.name, field.type, types[field.name], value)
-            _refuse_text(field.name, value)
+            refuse_text(field.name, value)
             checked[field.name] = value
         elif not (field.name in types and _allows_none(types[field.name])):
             raise InvalidInput(f"the input {field.name!r} is missing", details={"missing": [field.name]})
@@ -55,6 +55,21 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
 def _convert(signature: Signature, name: str, spelling: str, annotation: Any, value: Any) -> Any:
     if annotation is dspy.History:
         return _history(signature, name, value)
+    return convert(name, spelling, annotation, value)
+
+
+def convert(name: str, spelling: str, annotation: Any, value: Any) -> Any:
+    """A value as its type wants it: of that type already, or the JSON form of one.
+
+    Args:
+        name: The input's name.
+        spelling: The type as people read it.
+        annotation: The type.
+        value: What was given.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
     adapter = _adapter(annotation, spelling)
     try:
         return adapter.validate_python(value)
@@ -110,7 +125,7 @@ def _allows_none(annotation: Any) -> bool:
     return bool(dspy.adapters.utils.annotation_allows_none(annotation))
 
 
-def _refuse_text(name: str, value: Any) -> None:
+def refuse_text(name: str, value: Any) -> None:
     """Look at every text in a value.
 
     Raises:
@@ -132,10 +147,10 @@ def _refuse_text(name: str, value: Any) -> None:
                 ) from None
     elif isinstance(value, dict):
         for key, part in value.items():
-            _refuse_text(name, key)
-            _refuse_text(name, part)
+            refuse_text(name, key)
+            refuse_text(name, part)
     elif isinstance(value, list | tuple | set | frozenset):
         for part in value:
-            _refuse_text(name, part)
+            refuse_text(name, part)
     elif isinstance(value, dspy.History):
-        _refuse_text(name, value.messages)
+        refuse_text(name, value.messages)

@@ -151,7 +151,7 @@ class Zygote:
         return pidfd
 
     def _become(self, parent: int, options: WorkerOptions, descriptors: list[int]) -> None:
-        from dspex.worker.main import become_worker
+        from dspex.worker.become import become_worker
 
         try:
             self._control.close()
@@ -185,7 +185,7 @@ def _load(preload: list[str]) -> list[str]:
     module cannot be loaded here: the supervisor starts a new zygote without it, and has it imported in
     each worker.
     """
-    from dspex.worker import dspy_compat, main  # noqa: F401 (what workers run is loaded before they fork)
+    from dspex.worker import become, dspy_compat  # noqa: F401 (what workers run is loaded before they fork)
 
     dspy_compat.prepare()
     threaded = []

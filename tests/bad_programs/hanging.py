@@ -1,0 +1,5 @@
+"""Never gets to its end."""
+
+import time
+
+time.sleep(3600)
