@@ -1,4 +1,4 @@
-"""A supervisor under load, in a process of its own, for a test that kills it: ``python -m tests.chaos.loaded MARK``."""
+"""A supervisor under load, for a test that kills it: ``python -m tests.chaos.loaded MARK``."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
 async def test_workers_that_die_at_birth_are_told_at_once_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If this failed, a broken preload would hang callers, break other pools, or need a restart once mended."""
+    """If this failed, a broken preload would hang callers, break other pools, or outlast its mending."""
     switch = tmp_path / "dies"
     switch.touch()
     monkeypatch.setenv("CHAOS_DIES", str(switch))

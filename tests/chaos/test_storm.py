@@ -62,8 +62,6 @@ async def test_a_storm_of_kills_costs_hardly_a_call(provider: Provider) -> None:
     assert stats.unfinished == 0
     assert stats.queued == 0
     assert sum(stats.counters.values()) - sum(counted.counters.values()) == stats.calls - counted.calls
-
-    assert stats.counters["ok"] - counted.counters["ok"] <= found["ok"]
     assert after.descriptors <= before.descriptors + 2
     assert after.threads <= before.threads
     assert after.zombies == 0

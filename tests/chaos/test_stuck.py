@@ -96,7 +96,7 @@ async def test_a_hanging_provider_costs_no_worker(provider: Provider) -> None:
 
 
 async def test_a_worker_that_is_stopped_is_killed_at_the_deadline(provider: Provider) -> None:
-    """If this failed, a worker that somebody stopped, or that swaps, would hold its calls past any deadline."""
+    """If this failed, a worker that was stopped, or swaps, would hold its calls past any deadline."""
     asked: set[str] = set()
 
     def first_hangs(request: Request) -> Any:
