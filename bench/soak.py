@@ -2,8 +2,8 @@
 
 Questions to a provider that is slow, fails, says 429 and hangs; large values; stuck commands and programs;
 workers killed every few seconds and the zygote now and then; workers replaced by calls. Memory and
-descriptors of all processes go to a file of JSON lines. The exit code says whether all of it is flat and every error was
-injected.
+descriptors of all processes go to a file of JSON lines. The exit code says whether all of it is
+flat and every error was injected.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Echo(dspy.Module):  # type: ignore[misc]
 
 
 class Deadly(dspy.ChatAdapter):  # type: ignore[misc]
-    """DSPy's own adapter, whose parser dies of a certain text, as a broken C extension does."""
+    """DSPy's own adapter, which dies of a certain text, as a broken C extension does."""
 
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> Any:
         if any("poison" in str(value) for value in inputs.values()):

@@ -36,7 +36,7 @@ async def opened(provider: Provider) -> AsyncIterator[dspex.Runtime]:
 
 async def neighbours(runtime: dspex.Runtime, provider: Provider) -> list[asyncio.Task[Any]]:
     """Questions that are asked and not answered yet when the stuck call begins."""
-    provider.reply = lambda _: delayed(0.8, echo())
+    provider.reply = lambda _: delayed(1.0, echo())
     adapter = runtime.adapter(timeout=60.0)
     tasks = [asyncio.create_task(adapter.agenerate(f"n{n}")) for n in range(NEIGHBOURS)]
     while provider.in_flight < NEIGHBOURS:
@@ -99,15 +99,15 @@ async def test_a_worker_that_is_stopped_is_killed_at_the_deadline(provider: Prov
     """If this failed, a worker that was stopped, or swaps, would hold its calls past any deadline."""
     asked: set[str] = set()
 
-    def first_hangs(request: Request) -> Any:
-        """What the stopped worker had asked is never answered; asked again it is."""
+    def first_is_late(request: Request) -> Any:
+        """Each question is answered late, and at once when it is asked again."""
         question = str(request.body["messages"][-1]["content"])
         again = question in asked
         asked.add(question)
         return echo() if again else delayed(1.5, echo())
 
     async with opened(provider) as runtime:
-        provider.reply = first_hangs
+        provider.reply = first_is_late
         adapter = runtime.adapter(timeout=60.0)
         tasks = [asyncio.create_task(adapter.agenerate(f"n{n}")) for n in range(NEIGHBOURS)]
         while provider.in_flight < NEIGHBOURS:

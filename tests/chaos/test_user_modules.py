@@ -90,7 +90,7 @@ async def test_twenty_hanging_programs_do_not_slow_their_neighbours(provider: Pr
 
 async def test_poison_costs_no_innocent_its_answer(provider: Provider) -> None:
     """If this failed, one input that crashes a worker would fail those that happened to share it."""
-    provider.reply = lambda _: delayed(0.3, echo())
+    provider.reply = lambda _: delayed(2.0, echo())
     async with opened(provider, adapter=f"{PROGRAMS}:Deadly") as runtime:
         adapter = runtime.adapter(timeout=60.0)
         innocents = [asyncio.create_task(adapter.agenerate(f"q{number}")) for number in range(63)]
