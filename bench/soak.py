@@ -201,8 +201,9 @@ def verdict(samples: list[dict[str, Any]], minutes: float) -> tuple[Table, bool]
         half = max(1, len(opened) // 2)
         growth = slope(means)
         more = statistics.median(opened[-half:]) - statistics.median(opened[:half])
-        # In a short run the noise of one sample is many megabytes an hour.
-        grown = growth * (means[-1][0] - means[0][0]) / 3600
+        # In a short run one process that is just born or dying makes a slope of many megabytes an hour.
+        weights = [weight for _, weight in means]
+        grown = statistics.median(weights[-half:]) - statistics.median(weights[:half])
         good = (growth <= MOST_RSS or grown <= 3.0) and more <= MOST_DESCRIPTORS
         flat &= good
         table.add_row(
