@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, echo, large, litellm, processes
+from bench import calls, echo, faults, large, litellm, processes
 from bench.measure import Row, write
 
 SUITES = {
@@ -23,6 +23,7 @@ SUITES = {
     "gate": calls.gate_rows,
     "provider": calls.provider_rows,
     "processes": processes.rows,
+    "faults": faults.rows,
     "large": large.rows,
     "litellm": litellm.rows,
 }

@@ -111,19 +111,18 @@ def fresh(module: str, **arguments: Any) -> Any:
 @contextlib.contextmanager
 def provider(delay: float) -> Iterator[str]:
     """A provider in a process of its own that answers after ``delay`` seconds; its base URL."""
-    process = subprocess.Popen(
+    with subprocess.Popen(  # it closes the pipes
         [sys.executable, "tests/provider", "--delay", str(delay), "--port", "0"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def write(rows: list[Row], path: Path, facts: Mapping[str, Any]) -> None:
