@@ -16,7 +16,7 @@ def whole() -> str:
     """Every event with its attributes."""
     return page(
         "Events",
-        "How to subscribe, and what to make of them, is told in [Events](../how-to/events.md). All import from "
+        "How to subscribe is told in [Events](../how-to/events.md). All import from "
         "`dspex`. A subscription to `Event`, `WorkerEvent` or `PoolEvent` hears every one of that kind.",
         described("runtime.on", dspex.Runtime.on),
         *[f"## {kind.__name__}\n\n{struct(kind)}" for kind in KINDS],
