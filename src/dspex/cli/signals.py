@@ -7,6 +7,7 @@ import signal
 import sys
 from types import FrameType
 
+_came: list[int] = []
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,8 +34,11 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    # Whoever asks once more has no patience for a tidy end: workers end with this process in any case.
-    _on_each(_leave)
+    # Whoever asks once more has no patience for a tidy end: workers end with this process in any case. The
+    # first thing that is done here, because the second signal may come while this runs.
+    if _came:
+        os._exit(exit_code(number))
+    _came.append(number)
     raise Interrupted(number)
 
 
