@@ -9,11 +9,6 @@ from render import attributes, code, described, methods, page, read, struct, tab
 import dspex
 from dspex.program import catalogue, fieldtypes, signature
 from dspex.runtime import call
-from dspex.telemetry import events
-
-_EVENTS = [
-    kind for kind in vars(events).values() if isinstance(kind, type) and kind.__module__ == events.__name__
-]
 
 
 def whole() -> str:
@@ -49,9 +44,6 @@ def whole() -> str:
             f"### {kind.__name__}\n\n{struct(kind)}"
             for kind in (dspex.RuntimeStats, dspex.PoolStats, dspex.WorkerStats, dspex.LMStats)
         ],
-        "## Events",
-        "`runtime.on(type, function)` has a function called with each event of a type.",
-        *[f"### {kind.__name__}\n\n{struct(kind)}" for kind in _EVENTS],
     )
 
 

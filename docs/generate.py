@@ -18,6 +18,7 @@ from typing import get_args
 
 import adapter_page
 import commands_page
+import events_page
 import provider_tables
 from render import (
     WIDTH,
@@ -222,6 +223,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "lm": lm_page,
     "adapter": adapter_page.whole,
     "commands": commands_page.whole,
+    "events": events_page.whole,
     "cli": cli_page,
     "testing": testing_page,
 }

@@ -143,7 +143,8 @@ def test_watching_ends_cleanly_with_ctrl_c(
         until(lambda: output.read_text().count("shop.py") >= 2, 30)
         watching.send_signal(signal.SIGINT)
         _, errors = watching.communicate(timeout=20)
-    assert (watching.returncode, errors) == (0, "")
+    assert (watching.returncode, errors.count("\n")) == (130, 1)
+    assert "SIGINT" in errors
     if json_lines:
         for line in output.read_text().splitlines():
             assert service.pid in [runtime["pid"] for runtime in json.loads(line)["runtimes"]]

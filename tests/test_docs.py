@@ -178,3 +178,17 @@ def test_code_runs_on_the_embedded_model(page: Path, tmp_path: Path, provider: P
     """If this failed, the tutorial would not work for a reader who has no key."""
     pytest.importorskip("xllamacpp")
     run_page(page, tmp_path, provider, "--local")
+
+
+def test_every_event_is_told_in_its_guide() -> None:
+    """If this failed, a user would not know of an event that is there, or wait for one that is not."""
+    import dspex
+
+    def below(kind: type[dspex.Event]) -> set[type[dspex.Event]]:
+        return {kind, *(each for child in kind.__subclasses__() for each in below(child))}
+
+    leaves = {kind.__name__ for kind in below(dspex.Event) if not kind.__subclasses__()}
+    guide = (DOCS / "how-to" / "events.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", guide, re.M)) == leaves
+    reference = headings(DOCS / "reference" / "events.md")
+    assert {kind.__name__.lower() for kind in below(dspex.Event)} <= reference

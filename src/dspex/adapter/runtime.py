@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from dspex.adapter.adapter import DSPyAdapter
+from dspex.errors import PoolClosed
 from dspex.lm.profile import LM
 from dspex.pool.stats import RuntimeStats
 from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
@@ -112,28 +113,35 @@ class Runtime:
         self._state = "open"
         self._process = os.getpid()
 
-    def close(self) -> None:
-        """End everything. Safe to repeat.
+    def close(self, *, drain: bool = False, timeout: float | None = 30.0) -> None:
+        """End everything. Safe to repeat, and from any thread; whoever comes later waits for the same end.
+
+        Args:
+            drain: Whether calls that were taken, queued and running, may end first. New ones are refused with
+                ``pool_closed`` from now on. Closing once more, without ``drain``, ends it at once.
+            timeout: Seconds that they have; those left then fail with ``pool_closed``. None is as long as it
+                takes. Their own deadlines hold in any case.
 
         Raises:
             RuntimeError: Called on the runtime's own event loop; await ``aclose`` there.
         """
         if self._state == "open" and os.getpid() == self._process:
-            self.portal.run(self.core.aclose, "aclose")
+            with contextlib.suppress(PoolClosed):  # another thread was first, and the loop has ended
+                self.portal.run(lambda: self.core.aclose(drain=drain, timeout=timeout), "aclose")
             self._closed()
 
-    async def aclose(self) -> None:
-        """``close`` for event loops."""
+    async def aclose(self, *, drain: bool = False, timeout: float | None = 30.0) -> None:
+        """``close`` for event loops. When it is cancelled, closing goes on."""
         if self._state == "open" and os.getpid() == self._process:
-            await self.portal.wait(self.core.aclose)
+            with contextlib.suppress(PoolClosed):
+                await self.portal.wait(lambda: self.core.aclose(drain=drain, timeout=timeout))
             self._closed()
 
     def _closed(self) -> None:
         # Only once all has ended: what was refused or cancelled can be tried again.
-        if self._state == "open":
-            self._state = "closed"
-            if self.portal.has_thread:
-                self.portal.stop_thread()
+        self._state = "closed"
+        if self.portal.has_thread:
+            self.portal.stop_thread()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -200,7 +208,10 @@ class Runtime:
         return self.core.stats()
 
     def on(self, event: type[E], function: Callable[[E], None]) -> Callable[[], None]:
-        """Have a function called with each event of a type, on the runtime's own thread.
+        """Have a function called with each event of a type, on a thread that is there for events alone.
+
+        Events come one after the other, in the order in which things happened. A slow function holds up no
+        call: up to 1000 events wait, and those that come on top are dropped. What it raises is logged.
 
         Returns:
             A function that ends the subscription.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import io
 import os
-import signal
 import sys
 from typing import NoReturn
 
+from dspex.cli import signals
 from dspex.process import standard
 
-INTERRUPTED = 130  # what shells make of Ctrl-C
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
@@ -21,21 +20,19 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the locale does not have is shown by its number, which beats a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
-    import_quietly = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if import_quietly:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # nothing is open yet
+    signals.leave_at_once()
     from dspex.cli.app import app
 
-    if import_quietly:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
+            signals.interrupt()
             app()
         finally:
             if sys.stdout is not None:  # it is None when the shell closed it
                 sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except signals.Interrupted as stopped:
+        signals.tell(stopped)
+        sys.exit(stopped.code)
     except OSError as error:
         # Errors of files that a command names are told by the command; these have no name.
         if error.errno not in _UNWRITABLE or error.filename is not None:

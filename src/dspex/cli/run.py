@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 
 import dspex
-from dspex.cli import INTERRUPTED
 from dspex.cli.show import Progress, outputs, problem, summary
 from dspex.program.catalogue import find
 from dspex.program.importpath import is_path, require_allowed
@@ -96,7 +95,8 @@ def run(
     Settings are read from dspex.toml, or [tool.dspex] in pyproject.toml, here or above; $DSPEX_SETTINGS names
     another file.
 
-    Exit codes: 0 done, 1 the call failed, 2 the command line is wrong.
+    Exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP:
+    the work was stopped, and nothing is left.
     """
     try:
         settings = dspex.Settings()
@@ -105,8 +105,6 @@ def run(
     except dspex.DspexError as error:
         problem(error, as_json=as_json)
         raise typer.Exit(_BAD_USAGE if isinstance(error, _USAGE) else _FAILED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print(json.dumps(response.to_dict(), ensure_ascii=False))
     else:

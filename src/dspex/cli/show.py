@@ -56,7 +56,7 @@ class Progress:
             self._bar.stop()
 
     def show(self, event: dspex.LocalModelProgress) -> None:
-        """Take note of one event; called on the runtime's thread."""
+        """Take note of one event; called on the thread of events."""
         text = _STEPS.get(event.step, event.step)
         new = event.step != self._step
         self._step = event.step

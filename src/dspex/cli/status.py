@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Group, RenderableType
@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dspex.cli.page import as_json, page, table, terminal
-from dspex.pool.stats import LMStats, WorkerStats
+from dspex.pool.stats import LMStats, PoolStats, WorkerStats
 from dspex.runtime.presence import Answers, Report, ask
 
 #: Shown under ``dspex status --help``.
@@ -27,7 +27,7 @@ Examples:
 
 _PERIOD = 1.0  # seconds between two looks of --watch
 _SILENT = 1
-_STYLES = {"ready": "green", "busy": "yellow", "dead": "red"}
+_STYLES = {"ready": "green", "busy": "yellow", "draining": "cyan", "dead": "red"}
 
 
 def status(
@@ -45,11 +45,12 @@ def status(
     LMs that have limits.
 
     Exit codes: 0 all have answered, or none is open; 1 one of them does not answer: it is stopped, its
-    event loop is blocked, or it has another version of dspex; 2 the command line is wrong.
+    event loop is blocked, or it has another version of dspex; 2 the command line is wrong; 130 --watch was
+    ended with Ctrl-C.
     """
-    answers = _watch(json) if watch else ask()
-    if not watch:
-        _show(answers, json)
+    if watch:
+        _watch(json)
+    _show(answers := ask(), json)
     if answers.silent:
         raise typer.Exit(_SILENT)
 
@@ -61,24 +62,20 @@ def _show(answers: Answers, json: bool) -> None:
         page(*_parts(answers))
 
 
-def _watch(json: bool) -> Answers:
-    """Look until Ctrl-C, which is its regular end."""
-    answers = Answers([], [])
+def _watch(json: bool) -> NoReturn:
+    """Look until a signal comes."""
     console = None if json else terminal()
-    try:
-        if console is not None:
-            with Live(console=console, screen=True, auto_refresh=False) as live:
-                while True:
-                    live.update(Group(*_parts(answers := ask())), refresh=True)
-                    time.sleep(_PERIOD)
-        while True:
-            _show(answers := ask(), json)
-            if not json:
-                print()
-            sys.stdout.flush()
-            time.sleep(_PERIOD)
-    except KeyboardInterrupt:
-        return answers
+    if console is not None:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(Group(*_parts(ask())), refresh=True)
+                time.sleep(_PERIOD)
+    while True:
+        _show(ask(), json)
+        if not json:
+            print()
+        sys.stdout.flush()
+        time.sleep(_PERIOD)
 
 
 def _parts(answers: Answers) -> Iterator[RenderableType]:
@@ -108,28 +105,37 @@ def _runtime(report: Report) -> Iterator[RenderableType]:
     yield Text(report.program or "python", style="bold").append("  " + " · ".join(facts), style="not bold")
     pools = report.stats.pools.items()
     yield table(
-        ("POOL", "WORKERS#", "QUEUED#", "IN FLIGHT#", "CALLS", "RESTARTS"),
-        [
-            (
-                name,
-                str(len(pool.workers)),
-                str(pool.queued),
-                str(sum(worker.in_flight for worker in pool.workers)),
-                _counts(pool.counters),
-                _counts(pool.restarts),
-            )
-            for name, pool in pools
-        ],
+        ("POOL", "WORKERS#", "CALLS#", "UNFINISHED#", "QUEUED#", "ENDED", "RESTARTS", "LATE REPLIES#"),
+        [_pool(name, pool) for name, pool in pools],
     )
-    yield table(
-        ("WORKER", "PID#", "STATE", "RSS#", "IN FLIGHT#", "DONE#"),
-        [_worker(name, worker) for name, pool in pools for worker in pool.workers],
-    )
+    for name, pool in pools:
+        if pool.unhealthy is not None:
+            yield Text(f"{name} refuses calls: {pool.unhealthy}", style="red")
+    if any(pool.workers for _, pool in pools):
+        yield table(
+            ("WORKER", "PID#", "STATE", "RSS#", "IN FLIGHT#", "DONE#"),
+            [_worker(name, worker) for name, pool in pools for worker in pool.workers],
+        )
     if report.stats.lms:
         yield table(
             ("LM", "IN FLIGHT#", "WAITING#", "REQUESTS/MIN#", "TOKENS/MIN#", ""),
             [_lm(lm) for lm in report.stats.lms],
         )
+
+
+def _pool(name: str, pool: PoolStats) -> tuple[str, ...]:
+    # One that has no workers of its own forks them for calls, and has none when there are none.
+    there = len(pool.workers)
+    return (
+        name,
+        f"{there} of {pool.wanted}" if pool.wanted else str(there) if there else "on demand",
+        str(pool.calls),
+        str(pool.unfinished),
+        str(pool.queued),
+        _counts(pool.counters),
+        _counts(pool.restarts),
+        str(pool.late_replies),
+    )
 
 
 def _worker(pool: str, worker: WorkerStats) -> tuple[str | Text, ...]:

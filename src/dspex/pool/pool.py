@@ -159,10 +159,11 @@ class LocalPool:
 
     async def drain(self) -> None:
         """Take no more calls, and wait until those that were taken have ended."""
-        self._refuse(drain=True)
+        self.refuse(drain=True)
         await self._tally.all_ended()
 
-    def _refuse(self, *, drain: bool) -> None:
+    def refuse(self, *, drain: bool) -> None:
+        """Take no more calls but those of other pools that have to run again."""
         if not self._refusing:
             self._refusing = True
             unfinished = self.stats().unfinished
@@ -171,7 +172,7 @@ class LocalPool:
 
     async def aclose(self) -> None:
         """Fail what waits or runs with ``pool_closed``, and end the workers."""
-        self._refuse(drain=False)
+        self.refuse(drain=False)
         self._closed = True
         self._gates.on_room.remove(self._on_room)
         self._gates.on_watch.remove(self._on_watch)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from dspex.errors import DspexError, PoolUnhealthy
+from dspex.errors import DspexError, PoolClosed, PoolUnhealthy
 from dspex.lm.named import from_settings
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
@@ -54,6 +54,7 @@ class Core:
         self._pools = Pools(options, self.settings, self.models.gates, self.bus.emit, zygote)
         self._presence = Presence(self.stats, self.settings.python)
         self._warming: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     def _profiles(self, settings: Settings) -> tuple[LM | str | None, dict[str, LM]]:
@@ -108,9 +109,11 @@ class Core:
             try:
                 async with asyncio.timeout(start_timeout):
                     await asyncio.gather(*(pool.ready() for pool in self._pools))
-                    await asyncio.shield(self._warming)
+                    await asyncio.wait([self._warming])
             except TimeoutError:
                 self._check_started(start_timeout)
+            if self._closing is not None or self._draining is not None:
+                raise PoolClosed("this runtime was closed while it opened")
 
     def _check_started(self, start_timeout: float) -> None:
         # The embedded model may be on its way for longer: calls wait for it within their own deadlines.
@@ -156,19 +159,44 @@ class Core:
         ]
         return RuntimeStats({pool.name: pool.stats() for pool in self._pools}, lms)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, drain: bool = False, timeout: float | None = 30.0) -> None:
         """End all workers, zygotes and models; what was still running fails with ``pool_closed``.
 
-        Whoever asks waits for the one closing, which goes on when a waiting caller is cancelled.
+        Whoever asks waits for the one closing, which goes on when a waiting caller is cancelled. A closing
+        without ``drain`` ends a draining that is under way.
+
+        Args:
+            drain: Whether calls that were taken may end first; new ones are refused from now on.
+            timeout: Seconds that they have for that; None is as long as it takes.
         """
+        if drain and self._closing is None:
+            if self._draining is None:
+                self._draining = asyncio.create_task(self._drain(timeout))
+            await asyncio.wait([self._draining], timeout=timeout)
+        await asyncio.shield(self._end())
+
+    def _end(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
+        return self._closing
+
+    async def _drain(self, timeout: float | None) -> None:
+        # A task of its own, with its own limit: it goes on, and closes, when whoever asked is cancelled.
+        try:
+            async with asyncio.timeout(timeout):
+                await self._pools.drain()
+        except TimeoutError:
+            left = sum(pool.stats().unfinished for pool in self._pools)
+            _log.warning("%d calls had not ended within %g s, and are ended by closing", left, timeout)
+        self._end()
 
     async def _close(self) -> None:
+        if self._draining is not None:
+            self._draining.cancel()
         await self._presence.aclose()
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.wait([self._warming])
         await self._pools.aclose()
         await self.models.aclose()
+        await self.bus.aclose()

@@ -59,6 +59,7 @@ class Pools:
         self._make_zygote = make_zygote
         self._zygotes: dict[Preparation, Zygote] = {}
         self._started: dict[tuple[str, Preparation], LocalPool] = {}
+        self._draining = False
         self._closing = False
 
     def start(self) -> None:
@@ -138,10 +139,13 @@ class Pools:
             pool = LocalPool(shown, options, self._settings, zygote, self._gates, self._emit, companion)
             self._started[key] = pool
             pool.start()
+            if self._draining:
+                pool.refuse(drain=True)  # it takes over what others have admitted, and nothing new
         return self._started[key]
 
     async def drain(self) -> None:
         """Have all of them take no more calls, and wait until those that were taken have ended."""
+        self._draining = True
         await asyncio.gather(*(pool.drain() for pool in self))
 
     async def aclose(self) -> None:

@@ -67,10 +67,13 @@ class Portal:
         """End the loop that ``start_thread`` began, and its thread; calls that still wait are cancelled."""
         with self._lock:
             self._ended = True
-        if self._thread is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        self._thread = self._loop = None
+            loop, thread = self._loop, self._thread
+            self._loop = None
+        if loop is not None:  # of several that close, the first
+            loop.call_soon_threadsafe(loop.stop)
+        if thread is not None:
+            thread.join()
+        self._thread = None
         for call in list(self._calls):
             call.cancel()  # its coroutine never began
 

@@ -1,0 +1,23 @@
+"""The page of the events, for ``generate.py``."""
+
+from __future__ import annotations
+
+from render import described, page, struct
+
+import dspex
+from dspex.telemetry import events
+
+KINDS = [
+    kind for kind in vars(events).values() if isinstance(kind, type) and kind.__module__ == events.__name__
+]
+
+
+def whole() -> str:
+    """Every event with its attributes."""
+    return page(
+        "Events",
+        "How to subscribe is told in [Events](../how-to/events.md). All import from "
+        "`dspex`. A subscription to `Event`, `WorkerEvent` or `PoolEvent` hears every one of that kind.",
+        described("runtime.on", dspex.Runtime.on),
+        *[f"## {kind.__name__}\n\n{struct(kind)}" for kind in KINDS],
+    )
