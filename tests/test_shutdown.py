@@ -131,7 +131,7 @@ def test_closing_while_it_opens() -> None:
     runtime = dspex.Runtime(pools={"general": dspex.PoolOptions(workers=1)})
     with ThreadPoolExecutor() as threads:
         opening = threads.submit(runtime.open)
-        until(lambda: bool(runtime.core._pools))
+        until(lambda: list(runtime.core._pools))
         runtime.close(drain=True)
         with pytest.raises(dspex.PoolClosed):
             opening.result(30)

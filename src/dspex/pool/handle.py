@@ -86,6 +86,7 @@ class WorkerHandle:
         reason: The same for people, where there is more to say.
         retiring: Why it will be replaced; None when it will not.
         killed: Whether it was killed from here.
+        on_probation: Whether it is ready, and has to live for a while before it is trusted with calls.
         stalled: Whether its event loop has not answered for a while.
         blocked: Whether its event loop did not turn when it was killed: any of its calls may be to blame.
     """
@@ -113,6 +114,7 @@ class WorkerHandle:
         self.reason: str | None = None
         self.retiring: str | None = None
         self.killed = False
+        self.on_probation = False
         self.stalled = False
         self.blocked = False
         self.dead = asyncio.Event()
@@ -147,6 +149,8 @@ class WorkerHandle:
     @property
     def state(self) -> str:
         """See the class."""
+        if self.on_probation and self._state == "ready":
+            return "starting"
         return "busy" if self._state == "ready" and len(self.in_flight) >= self._slots else self._state
 
     @property
@@ -159,6 +163,7 @@ class WorkerHandle:
         """Whether it can be given a call now."""
         return (
             self._state == "ready"
+            and not self.on_probation
             and not self.stalled
             and len(self.in_flight) < self._slots
             and not self._channel.congested

@@ -211,6 +211,7 @@ class Supervisor:
         )
         self._relieve()
         if self._health.error is not None:
+            worker.on_probation = True
             asyncio.get_running_loop().call_later(_PROBATION, self._passed, worker)
         else:
             self._recovered()
@@ -220,6 +221,8 @@ class Supervisor:
             self._recovered()
 
     def _recovered(self) -> None:
+        for worker in self.workers.values():
+            worker.on_probation = False
         if self._health.recovered():
             _log.info("pool %s is well again", self._home.name)
             self._emit(PoolRecovered(pool=self._home.name))

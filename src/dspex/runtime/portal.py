@@ -7,6 +7,7 @@ one opened with ``async with`` lives on the loop that opened it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from dspex.errors import PoolClosed
 from dspex.process import standard
 
 T = TypeVar("T")
+_LOOK_UP = 0.5
 
 
 class Portal:
@@ -91,7 +93,7 @@ class Portal:
             )
         call = self._submit(work)
         try:
-            return call.result()
+            return _result(call)
         except CancelledError:
             raise _closed() from None  # nobody else could cancel it
         except BaseException:
@@ -132,6 +134,19 @@ class Portal:
         if loop is None or loop.is_closed():
             raise PoolClosed("this runtime is not open; use it inside `with` or `async with`")
         return loop
+
+
+def _result(call: Future[T]) -> T:
+    """Wait for a call; the main thread looks up now and then.
+
+    Only the main thread runs signal handlers, and only when a signal has interrupted its wait. Of two that
+    come at once another thread may take both from the kernel: then nothing wakes the main thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        while not call.done():
+            with contextlib.suppress(TimeoutError):  # the call's own is raised below
+                call.exception(_LOOK_UP)
+    return call.result()
 
 
 def _closed() -> PoolClosed:
