@@ -100,6 +100,12 @@ def test_a_gate_that_refused_one_is_not_asked_for_the_next() -> None:
     assert len(asked) == 1
 
 
+def test_no_batch_call_takes_what_a_person_waits_for() -> None:
+    """A large question would wait for ever behind small jobs of the same LM."""
+    queue = filled(work(1, name="large"), *(work(1, name="small", batch=True) for _ in range(20)))
+    assert [pop(queue, lambda one: one.command == "small") for _ in range(20)] == [None] * 20
+
+
 def test_a_full_share_keeps_nobody_else_waiting() -> None:
     """A tenant that holds its part would keep the free slots from all others."""
     greedy, other = work(1, tenant="greedy"), work(1, tenant="other")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dspex.pool.rate import Rate
 
 
 def steady(seconds: float, calls: int, at_once: int = 1, start: float = 1000.0) -> tuple[Rate, float]:
     """A pool in which calls have ended that far apart, always with as many running."""
-    rate, now = Rate(), start
+    rate, now = Rate(1), start
     for _ in range(at_once):
         rate.began(now)
     for _ in range(calls):
@@ -44,7 +46,7 @@ def test_what_hangs_makes_the_wait_longer_up_to_a_limit() -> None:
 
 def test_before_anything_has_ended() -> None:
     """The first caller who is refused would get no hint at all, or a division by nothing."""
-    rate = Rate()
+    rate = Rate(1)
     assert rate.wait(1, 5.0) == 1.0
     rate.began(5.0)
     assert rate.wait(1, 5.0) == 1.0
@@ -57,6 +59,21 @@ def test_a_pause_is_not_taken_for_slowness() -> None:
     rate.ended(now)
     rate.began(now + 10_000)
     assert rate.wait(1, now + 10_000) <= 0.2
+
+
+@pytest.mark.parametrize("slots", [1, 16, 64, 512])
+def test_calls_that_end_in_waves(slots: int) -> None:
+    """Who is refused right after a wave would be told to come back at once."""
+    rate, now = Rate(slots), 1000.0
+    for _ in range(slots):
+        rate.began(now)
+    for _ in range(100):
+        now += 10.0
+        for number in range(slots):
+            rate.ended(now + number * 1e-4)
+            rate.began(now + number * 1e-4)
+    now += slots * 1e-4
+    assert 5.0 <= rate.wait(slots, now) <= 12.0
 
 
 def test_it_is_never_nothing() -> None:

@@ -17,6 +17,7 @@ from dspex.program.described import Description
 from dspex.program.importpath import is_path, name_of
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
+from dspex.runtime.caller import Caller, Priority, caller, check_tenant
 from dspex.runtime.modules import describe, known
 from dspex.settings import Settings
 
@@ -44,6 +45,8 @@ class DSPyAdapter:
         pool: Name of the pool.
         timeout: Seconds after which a call's work is stopped, unless the call says otherwise; None never.
         lm: The LM of calls that name none; None is the runtime's.
+        tenant: Whose calls they are, unless a call says otherwise; tenants take turns when calls have to
+            wait.
         module_config: Options by module name, under those of a call.
         serialization_format: ``"python"`` gives outputs as Python values, ``"json"`` as JSON-ready data.
         settings: For a runtime of its own.
@@ -58,6 +61,7 @@ class DSPyAdapter:
         timeout: float | None = 30.0,
         *,
         lm: LM | str | None = None,
+        tenant: str | None = None,
         module_config: Mapping[str, Mapping[str, Any]] | None = None,
         serialization_format: Literal["python", "json"] = "python",
         settings: Settings | None = None,
@@ -72,6 +76,8 @@ class DSPyAdapter:
         self._pool = pool
         self._timeout = timeout
         self._lm = lm
+        check_tenant(tenant)
+        self._tenant = tenant
         self._module_config = {name_of(name): dict(o) for name, o in (module_config or {}).items()}
         self._json = serialization_format == "json"
         self._settings = settings
@@ -156,6 +162,8 @@ class DSPyAdapter:
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
+        tenant: str | None = None,
+        priority: Priority = "interactive",
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> Response:
@@ -173,6 +181,8 @@ class DSPyAdapter:
             inputs: Inputs by field name.
             lm: The LM of this call; None is the adapter's, then the runtime's.
             timeout: Seconds after which the work is stopped; None never stops it.
+            tenant: Whose call it is; None is the adapter's.
+            priority: ``"batch"`` lets interactive calls go first.
             options: Options of the module whose names clash with a parameter's here.
             **more_options: Options of the module (``temperature``, ``max_tokens``, ``n``, …); of one of your
                 own ``shared`` and ``idempotent``, for this call.
@@ -184,7 +194,14 @@ class DSPyAdapter:
             RuntimeError: Called on the runtime's own event loop; await ``agenerate`` there.
         """
         question = self._question(
-            prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
+            prompt,
+            module,
+            signature,
+            inputs,
+            lm,
+            timeout,
+            caller(self._tenant if tenant is None else tenant, priority),
+            {**(options or {}), **more_options},
         )
         users = self._known(question)
         if users is None and is_path(module):
@@ -203,12 +220,21 @@ class DSPyAdapter:
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
+        tenant: str | None = None,
+        priority: Priority = "interactive",
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> Response:
         """``generate`` for event loops. Cancelling it stops the work."""
         question = self._question(
-            prompt, module, signature, inputs, lm, timeout, {**(options or {}), **more_options}
+            prompt,
+            module,
+            signature,
+            inputs,
+            lm,
+            timeout,
+            caller(self._tenant if tenant is None else tenant, priority),
+            {**(options or {}), **more_options},
         )
         users = self._known(question)
         if users is None and is_path(module):
@@ -234,13 +260,21 @@ class DSPyAdapter:
         inputs: Mapping[str, Any] | None,
         lm: LM | str | None,
         timeout: float | _Unset | None,
+        whose: Caller,
         options: dict[str, Any],
     ) -> Question:
         if self._module_config:
             options = {**self._module_config.get(name_of(module), {}), **options}
         seconds = self._timeout if isinstance(timeout, _Unset) else timeout
         return Question(
-            prompt, module, signature, inputs, options, self._lm if lm is None else lm, deadline_in(seconds)
+            prompt,
+            module,
+            signature,
+            inputs,
+            options,
+            self._lm if lm is None else lm,
+            deadline_in(seconds),
+            whose,
         )
 
     def _known(self, question: Question) -> Description | None:

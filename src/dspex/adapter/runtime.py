@@ -167,6 +167,7 @@ class Runtime:
         timeout: float | None = 30.0,
         *,
         lm: LM | str | None = None,
+        tenant: str | None = None,
         module_config: Mapping[str, Mapping[str, Any]] | None = None,
         serialization_format: Literal["python", "json"] = "python",
     ) -> DSPyAdapter:
@@ -175,6 +176,7 @@ class Runtime:
             pool,
             timeout,
             lm=lm,
+            tenant=tenant,
             module_config=module_config,
             serialization_format=serialization_format,
             _runtime=self,

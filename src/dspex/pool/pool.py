@@ -70,7 +70,6 @@ class LocalPool:
         self._companion = companion
         self._queue = Queue()
         self._shares = Shares(options.max_share)
-        self._rate = Rate()
         self._deadlines = Deadlines(self, options)
         self._tally = Tally()
         self._pumping = False
@@ -87,6 +86,7 @@ class LocalPool:
             max_memory=most_data(options.max_rss, self._slots),
         )
         size = options.size(limits.cores())
+        self._rate = Rate(size[1] * self._slots)
         self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
         self._listener = Listener(
             ready=self._supervisor.on_ready,

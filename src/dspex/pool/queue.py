@@ -45,36 +45,43 @@ class _Lines:
             return work.lane.gate in self._gates
         return work.lane in self._lines
 
-    def pop(self, has_share: Callable[[Work], bool], may_begin: Callable[[Work], bool]) -> Work | None:
-        shut: set[int] = set()
-        for lane in list(self._lines) if self._lines else ():
-            if lane.gate in shut:
-                continue  # it refused who came before; a smaller call must not overtake a larger one
-            work = self._first(lane)
-            if work is None or not has_share(work):
-                continue
-            if may_begin(work):
-                line = self._lines[lane]
-                line.popleft()
-                if line:
-                    self._lines.move_to_end(lane)
-                else:
-                    self._drop(lane)
-                return work
-            shut.add(lane.gate)
-            if len(shut) == len(self._gates):
-                break
-        return None
+    def pop(
+        self, has_share: Callable[[Work], bool], may_begin: Callable[[Work], bool], shut: set[int]
+    ) -> Work | None:
+        """The next who may begin.
 
-    def _first(self, lane: Lane) -> Work | None:
-        """The first in a line who still waits; a line where nobody does is taken away."""
-        line = self._lines[lane]
-        while line and line[0].ended:
-            line.popleft()
-        if not line:
+        Args:
+            has_share: As of ``Queue.pop``.
+            may_begin: The same.
+            shut: Gates that have refused somebody who comes before: a smaller call must not overtake a larger
+                one. Those that refuse now are added.
+        """
+        found, empty = None, []
+        for lane, line in self._lines.items():
+            if lane.gate in shut:
+                continue
+            work = _first(line)
+            if work is None:
+                empty.append(lane)
+            elif has_share(work):
+                if may_begin(work):
+                    found = lane
+                    break
+                shut.add(lane.gate)
+                if self._gates.keys() <= shut:
+                    break
+        for lane in empty:
             self._drop(lane)
-            return None
-        return line[0]
+        return None if found is None else self._take(found)
+
+    def _take(self, lane: Lane) -> Work:
+        line = self._lines[lane]
+        work = line.popleft()
+        if line:
+            self._lines.move_to_end(lane)
+        else:
+            self._drop(lane)
+        return work
 
     def tidy(self) -> None:
         """Let go of those who have ended."""
@@ -87,10 +94,10 @@ class _Lines:
 
     def waiting_for_slot(self) -> int:
         found = 0
-        for lane in list(self._lines):
-            work = self._first(lane)
+        for line in self._lines.values():
+            work = _first(line)
             if work is not None and (work.gate is None or not work.gate.keeps_waiting()):
-                found += len(self._lines[lane])
+                found += len(line)
         return found
 
     def take_all(self) -> list[Work]:
@@ -98,6 +105,13 @@ class _Lines:
         self._lines.clear()
         self._gates.clear()
         return waiting
+
+
+def _first(line: deque[Work]) -> Work | None:
+    """The first in a line who still waits; those before it have ended and are let go of."""
+    while line and line[0].ended:
+        line.popleft()
+    return line[0] if line else None
 
 
 class Queue:
@@ -156,8 +170,9 @@ class Queue:
                 turn, and it begins when the answer is yes.
         """
         order = (self._interactive, self._batch)
+        shut: set[int] = set()
         for lines in reversed(order) if self._turns >= _BATCH_TURN - 1 else order:
-            work = lines.pop(has_share, may_begin)
+            work = lines.pop(has_share, may_begin, shut)
             if work is not None:
                 self._waiting -= 1
                 self._turns = 0 if work.batch or not len(self._batch) else self._turns + 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-# Ends that are looked at.
-_KEPT = 64
+# Ends that are looked at, for each slot and at least: calls that began together end together, and what is
+# looked at has to be longer than such a wave.
+_PER_SLOT = 4
+_FEWEST = 64
 _SHORTEST = 0.05
 _LONGEST = 60.0
 # What is said before anything was measured.
@@ -13,11 +15,15 @@ _GUESS = 1.0
 
 
 class Rate:
-    """The rate at which a pool's calls end, since it last had nothing to do. Times are monotonic seconds."""
+    """The rate at which a pool's calls end, since it last had nothing to do. Times are monotonic seconds.
 
-    def __init__(self) -> None:
+    Args:
+        slots: How many calls run at once at most.
+    """
+
+    def __init__(self, slots: int) -> None:
         self._running = 0
-        self._ends: deque[float] = deque(maxlen=_KEPT)
+        self._ends: deque[float] = deque(maxlen=max(_FEWEST, _PER_SLOT * slots))
         self._since = 0.0
         self._last: float | None = None
 
@@ -36,8 +42,9 @@ class Rate:
         self._ends.append(now)
 
     def _seconds_per_end(self, now: float) -> float:
-        begin = self._ends[0] if len(self._ends) == _KEPT else self._since
-        return (now - begin) / len(self._ends)
+        if len(self._ends) == self._ends.maxlen:
+            return (now - self._ends[0]) / (len(self._ends) - 1)
+        return (now - self._since) / len(self._ends)
 
     def wait(self, position: int, now: float) -> float:
         """Seconds until about so many calls have ended, from 0.05 to 60.

@@ -24,6 +24,7 @@ from dspex.runtime.call import (
     read_value,
     send,
 )
+from dspex.runtime.caller import Caller, Priority, caller
 from dspex.runtime.core import Core
 from dspex.runtime.modules import describe, known
 from dspex.runtime.portal import Portal
@@ -41,6 +42,7 @@ class _Command:
     args: Payload | list[bytes]
     types: Mapping[str, type]
     deadline: float | None
+    caller: Caller
     request_id: str
 
 
@@ -62,7 +64,13 @@ class Bridge:
         self._max_payload = core.settings.max_payload
 
     def execute(
-        self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
+        self,
+        command: str,
+        args: dict[str, Any] | None = None,
+        *,
+        timeout: float | None = 30.0,
+        tenant: str | None = None,
+        priority: Priority = "interactive",
     ) -> Any:
         """Run a command in a worker and return its value.
 
@@ -74,6 +82,8 @@ class Bridge:
                 ``prompt``, ``options`` and ``lm``, and returns the outputs. ``configure_lm`` takes what
                 ``LM`` takes, and the ``name`` of a profile; without one it is the runtime's default.
             timeout: Seconds after which the work is stopped; None never stops it.
+            tenant: Whose call it is: tenants take turns when calls have to wait.
+            priority: ``"batch"`` lets interactive calls go first.
 
         Raises:
             DspexError: Whatever the call ended with.
@@ -82,7 +92,8 @@ class Bridge:
         if command == "configure_lm":
             name, lm = _profile(args or {})
             return self._portal.run(lambda: self._configure(name, lm), "aexecute")
-        question = self._question(command, args, timeout)
+        whose = caller(tenant, priority)
+        question = self._question(command, args, timeout, whose)
         users = None
         if question is not None and is_path(question.module):
             users = known(question, self._core.modules) or self._portal.run(
@@ -90,17 +101,24 @@ class Bridge:
             )
             if command == "describe" and users is not None:
                 return copy.deepcopy(users.answer)
-        prepared = self._prepare(command, args, timeout, question, users)
+        prepared = self._prepare(command, args, timeout, whose, question, users)
         return self._read(prepared, self._portal.run(lambda: self._send(prepared), "aexecute"))
 
     async def aexecute(
-        self, command: str, args: dict[str, Any] | None = None, *, timeout: float | None = 30.0
+        self,
+        command: str,
+        args: dict[str, Any] | None = None,
+        *,
+        timeout: float | None = 30.0,
+        tenant: str | None = None,
+        priority: Priority = "interactive",
     ) -> Any:
         """``execute`` for event loops."""
         if command == "configure_lm":
             name, lm = _profile(args or {})
             return await self._portal.wait(lambda: self._configure(name, lm))
-        question = self._question(command, args, timeout)
+        whose = caller(tenant, priority)
+        question = self._question(command, args, timeout, whose)
         users = None
         if question is not None and is_path(question.module):
             users = known(question, self._core.modules) or await self._portal.wait(
@@ -108,16 +126,18 @@ class Bridge:
             )
             if command == "describe" and users is not None:
                 return copy.deepcopy(users.answer)
-        prepared = self._prepare(command, args, timeout, question, users, on_loop=True)
+        prepared = self._prepare(command, args, timeout, whose, question, users, on_loop=True)
         return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
     @staticmethod
-    def _question(command: str, args: dict[str, Any] | None, timeout: float | None) -> Question | None:
+    def _question(
+        command: str, args: dict[str, Any] | None, timeout: float | None, whose: Caller
+    ) -> Question | None:
         """What is asked of a module; None for other commands, and where ``describe`` names no import path."""
         if not _is_text(command):
             raise InvalidOption(f"a command is named by text, not {command!a}")
         if command in _MODULE_COMMANDS:
-            return _question(args or {}, deadline_in(timeout))
+            return _question(args or {}, deadline_in(timeout), whose)
         if command == "describe" and isinstance(args, dict) and is_path(args.get("module")):
             if unknown := sorted(map(str, args.keys() - {"module", "signature"})):
                 raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
@@ -131,6 +151,7 @@ class Bridge:
         command: str,
         args: dict[str, Any] | None,
         timeout: float | None,
+        whose: Caller,
         question: Question | None,
         users: Description | None,
         *,
@@ -140,7 +161,7 @@ class Bridge:
             return prepare(question, self._programs, self._max_payload, users=users, on_loop=on_loop)
         deadline = deadline_in(timeout)
         stored, types = encode_arguments(args, self._max_payload, where="args", on_loop=on_loop)
-        return _Command(command, stored, types, deadline, secrets.token_hex(8))
+        return _Command(command, stored, types, deadline, whose, secrets.token_hex(8))
 
     async def _describe(self, question: Question) -> Description:
         return await describe(question, self._core.modules, partial(self._core.pool, self._name))
@@ -153,7 +174,9 @@ class Bridge:
         if isinstance(args, list):
             args = await astore(args)
         try:
-            return await pool.execute(Work(prepared.name, args, prepared.deadline))
+            whose = prepared.caller
+            work = Work(prepared.name, args, prepared.deadline, tenant=whose.tenant, batch=whose.batch)
+            return await pool.execute(work)
         except DspexError as error:
             raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
         finally:
@@ -199,7 +222,7 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _question(args: dict[str, Any], deadline: float | None) -> Question:
+def _question(args: dict[str, Any], deadline: float | None, whose: Caller) -> Question:
     """The arguments of ``execute_module`` as a question.
 
     Raises:
@@ -218,4 +241,5 @@ def _question(args: dict[str, Any], deadline: float | None) -> Question:
         options=args.get("options") or {},
         lm=args.get("lm"),
         deadline=deadline,
+        caller=whose,
     )

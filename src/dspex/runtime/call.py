@@ -23,6 +23,7 @@ from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
 from dspex.program.importpath import is_path, name_of
 from dspex.program.spec import ProgramSpec, make
+from dspex.runtime.caller import Caller
 from dspex.runtime.models import Models, Resolved
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.blobs import Blob
@@ -55,6 +56,7 @@ class Question:
         options: Options of the module by name.
         lm: The LM; None is the default.
         deadline: Monotonic second at which the work has to stop; None never.
+        caller: Whose it is, and how urgent.
         asked: Monotonic second at which it was asked.
         request_id: The call's name.
     """
@@ -66,6 +68,7 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict)
     lm: LM | str | None = None
     deadline: float | None = None
+    caller: Caller = field(default_factory=Caller)
     asked: float = field(default_factory=time.monotonic)
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -285,6 +288,8 @@ async def _ask(prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: M
             number,
             spec,
             gate,
+            tenant=prepared.question.caller.tenant,
+            batch=prepared.question.caller.batch,
             repeatable=repeatable,
             admitted=prepared.started,
         )

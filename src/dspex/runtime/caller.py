@@ -1,0 +1,55 @@
+"""Whose call it is, and how urgent: what decides who goes next when calls have to wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dspex import checks
+
+Priority = Literal["interactive", "batch"]
+_LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls.
+
+    Attributes:
+        tenant: The tenant's name; empty when nobody said.
+        batch: Whether interactive calls go first.
+    """
+
+    tenant: str = ""
+    batch: bool = False
+
+
+def caller(tenant: str | None, priority: Priority) -> Caller:
+    """The caller that these options of a call name.
+
+    Raises:
+        InvalidOption: One of them is not what it has to be.
+    """
+    if priority not in {"interactive", "batch"}:
+        raise checks.refuse("priority", "'interactive' or 'batch'", priority)
+    check_tenant(tenant)
+    return Caller(tenant or "", priority == "batch")
+
+
+def check_tenant(tenant: str | None) -> None:
+    """Refuse what cannot be a tenant's name; None is none.
+
+    Raises:
+        InvalidOption: It is empty, longer than 200 characters, or no valid text.
+    """
+    if tenant is None:
+        return
+    if isinstance(tenant, str) and 0 < len(tenant) <= _LONGEST:
+        try:
+            tenant.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return
+    shown = tenant if not isinstance(tenant, str) else f"{tenant[:40]!a} of {len(tenant)} characters"
+    raise checks.refuse("tenant", f"text of 1 to {_LONGEST} characters, or None", shown)
