@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from dspex.lm.limits import Permit
 from dspex.pool.introductions import Introductions
 from dspex.pool.lifespan import Lifespan
 from dspex.pool.permits import WorkerPermits
+from dspex.pool.pulse import Pulse
 from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks
@@ -39,7 +39,6 @@ from dspex.wire.messages import (
     read_from_worker,
 )
 
-_PROGRAMS_KEPT = 256
 # How long a dead worker's exit status may be late before its calls are settled without it.
 _STATUS_WAIT = 0.1
 # How long one that was asked to exit may take for it.
@@ -87,7 +86,7 @@ class WorkerHandle:
         retiring: Why it will be replaced; None when it will not.
         killed: Whether it was killed from here.
         on_probation: Whether it is ready, and has to live for a while before it is trusted with calls.
-        stalled: Whether its event loop has not answered for a while.
+        pulse: Whether its event loop turns.
         blocked: Whether its event loop did not turn when it was killed: any of its calls may be to blame.
     """
 
@@ -115,7 +114,7 @@ class WorkerHandle:
         self.retiring: str | None = None
         self.killed = False
         self.on_probation = False
-        self.stalled = False
+        self.pulse = Pulse()
         self.blocked = False
         self.dead = asyncio.Event()
         self._state = "starting"
@@ -125,11 +124,8 @@ class WorkerHandle:
         self._forkling = forkling
         self._pidfd = forkling.pidfd
         self._next = 1
-        self._knocked: float | None = None
-        self._beaten = 0.0
         self._exited = False
         self._execution: asyncio.TimerHandle | None = None
-        self._warm: OrderedDict[bytes, None] = OrderedDict()
         self._loop = asyncio.get_running_loop()
         self._channel: Channel[FromWorker] = Channel(
             forkling.sock,
@@ -141,7 +137,7 @@ class WorkerHandle:
             on_drained=listener.writable,
         )
         self._permits = WorkerPermits(gates, self._channel.send)
-        self._lms = Introductions(gates, self._channel.send)
+        self._knows = Introductions(gates, self._channel.send)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._kill_in(_START_LIMIT, "start", f"not ready within {_START_LIMIT:g} s")
         forks.guard(self)
@@ -164,7 +160,7 @@ class WorkerHandle:
         return (
             self._state == "ready"
             and not self.on_probation
-            and not self.stalled
+            and not self.pulse.stalled
             and len(self.in_flight) < self._slots
             and not self._channel.congested
         )
@@ -181,7 +177,7 @@ class WorkerHandle:
 
     def is_warm(self, fingerprint: bytes) -> bool:
         """Whether it has this program built, as far as known here."""
-        return fingerprint in self._warm
+        return self._knows.has_program(fingerprint)
 
     # Calls
 
@@ -199,8 +195,7 @@ class WorkerHandle:
         seat = 0
         if work.gate is not None and permit is not None:
             seat = self._permits.give_seat(number, work.gate, permit)
-        self._lms.introduce(work, self.in_flight.values())
-        self._note_program(work.fingerprint)
+        self._knows.introduce(work, self.in_flight.values())
         work.attempts += 1
         work.started = time.monotonic()
         blob, args = None, NOTHING
@@ -225,13 +220,6 @@ class WorkerHandle:
             blob,
         )
 
-    def _note_program(self, fingerprint: bytes) -> None:
-        if fingerprint:
-            self._warm[fingerprint] = None
-            self._warm.move_to_end(fingerprint)
-            if len(self._warm) > _PROGRAMS_KEPT:
-                self._warm.popitem(last=False)
-
     def not_started(self, work: Work) -> None:
         """A call could not be sent after all."""
         self._permits.end_call(work.number)
@@ -252,26 +240,14 @@ class WorkerHandle:
         if self._state in {"starting", "ready", "draining"}:
             self._channel.send(Watch(gate, on))
 
-    # Whether its event loop turns
-
     def knock(self) -> None:
         """Ask whether its event loop turns, unless it was asked and has not answered yet."""
-        if self._knocked is None and self._state in {"ready", "draining"}:
-            self._knocked = time.monotonic()
+        if self._state in {"ready", "draining"} and self.pulse.knock():
             self._channel.send(Knock())
 
     def listen(self) -> None:
         """Read what it has said by now: it may be this process that is late, and not the worker."""
         self._channel.read_now()
-
-    def silent(self) -> float:
-        """Seconds for which a knock has not been answered; 0.0 when its event loop turns."""
-        return 0.0 if self._knocked is None else time.monotonic() - self._knocked
-
-    def forgive(self) -> None:
-        """Begin anew to wait for the answer to a knock: this process itself was held up."""
-        if self._knocked is not None:
-            self._knocked = time.monotonic()
 
     # Its end
 
@@ -297,7 +273,7 @@ class WorkerHandle:
         """
         if self._state in {"stopping", "dead"}:
             return
-        self.blocked = self._beaten < knocked
+        self.blocked = not self.pulse.has_beaten_since(knocked)
         if self.blocked or not any(not other.ended for other in self.in_flight.values() if other is not work):
             self.kill(cause)
             return
@@ -362,9 +338,7 @@ class WorkerHandle:
             case LmAsk():
                 self._permits.asked(message)
             case Beat():
-                self._knocked = None
-                self._beaten = time.monotonic()
-                self.stalled = False
+                self.pulse.beat()
             case Ready(protocol=protocol):
                 if protocol != PROTOCOL:
                     self.kill("channel", f"it speaks protocol {protocol} and not {PROTOCOL}")

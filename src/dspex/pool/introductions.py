@@ -1,4 +1,4 @@
-"""Which LMs a worker knows of: each is told once, and dropped when nobody uses it any more."""
+"""What a worker knows already: LMs, of which each is told once and dropped when nobody uses it, and programs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dspex.pool.work import Work
 from dspex.wire.messages import DropLM, Message, UseLM, Watch
 
 _LMS_KEPT = 256
+_PROGRAMS_KEPT = 256
 
 
 class Introductions:
-    """The LMs that one worker was told of.
+    """What one worker was told of.
 
     Args:
         gates: The runtime's gates.
@@ -24,14 +25,20 @@ class Introductions:
         self._gates = gates
         self._send = send
         self._known: OrderedDict[int, int] = OrderedDict()  # number → gate, the last used last
+        self._programs: OrderedDict[bytes, None] = OrderedDict()  # the last used last
+
+    def has_program(self, fingerprint: bytes) -> bool:
+        """Whether it has this program built, as far as known here."""
+        return fingerprint in self._programs
 
     def introduce(self, work: Work, running: Iterable[Work]) -> None:
-        """Tell the worker of a call's LM, if it was not told before.
+        """Tell the worker of a call's LM, if it was not told before, and remember its program.
 
         Args:
             work: The call.
             running: What the worker runs, that call included.
         """
+        self._note(work.fingerprint)
         if work.lm is None:
             return
         if work.lm_number in self._known:
@@ -44,6 +51,13 @@ class Introductions:
                 self._send(Watch(gate.number, on=True))
         self._known[work.lm_number] = work.lm.gate
         self._drop_old({call.lm_number for call in running})
+
+    def _note(self, fingerprint: bytes) -> None:
+        if fingerprint:
+            self._programs[fingerprint] = None
+            self._programs.move_to_end(fingerprint)
+            if len(self._programs) > _PROGRAMS_KEPT:
+                self._programs.popitem(last=False)
 
     def _drop_old(self, used: set[int]) -> None:
         """Have it close the connections of LMs that are too many, or whose profile has another key by now."""

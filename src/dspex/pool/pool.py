@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -12,13 +11,10 @@ from dspex.errors import DspexError, PoolClosed, PythonTimeout, from_wire
 from dspex.lm.gate import Gate, Gates
 from dspex.pool import endings
 from dspex.pool.deadlines import Deadlines
+from dspex.pool.dispatch import Dispatch
 from dspex.pool.handle import Listener, WorkerHandle
 from dspex.pool.lifespan import Lifespan, most_data
 from dspex.pool.losses import Verdict, judge
-from dspex.pool.queue import Queue
-from dspex.pool.rate import Rate
-from dspex.pool.scheduler import choose
-from dspex.pool.shares import Shares
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor
 from dspex.pool.tally import Tally
@@ -29,7 +25,7 @@ from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event, PoolClosing, WorkerDraining
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
-from dspex.wire.payloads import discard, size_of
+from dspex.wire.payloads import discard
 
 
 class LocalPool:
@@ -68,11 +64,8 @@ class LocalPool:
         gates.on_watch.append(self._on_watch)
         self._emit = emit
         self._companion = companion
-        self._queue = Queue()
-        self._shares = Shares(options.max_share)
         self._deadlines = Deadlines(self, options)
         self._tally = Tally()
-        self._pumping = False
         self._refusing = False
         self._closed = False
         self._changed = asyncio.Event()
@@ -86,14 +79,14 @@ class LocalPool:
             max_memory=most_data(options.max_rss, self._slots),
         )
         size = options.size(limits.cores())
-        self._rate = Rate(size[1] * self._slots)
         self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
+        self._dispatch = Dispatch(options, self._slots, self._supervisor, self.end)
         self._listener = Listener(
             ready=self._supervisor.on_ready,
             answered=self._on_answer,
             draining=self._on_draining,
             dead=self._on_death,
-            writable=self._pump,
+            writable=self._dispatch.pump,
         )
 
     def start(self) -> None:
@@ -148,7 +141,7 @@ class LocalPool:
                 WorkerStats(w.number, w.pid, w.state, w.rss, len(w.in_flight), w.done)
                 for w in list(self._supervisor.workers.values())  # a copy: any thread may ask
             ],
-            len(self._queue),
+            len(self._dispatch),
             self._tally.calls,
             dict(self._tally.ends),
             dict(self._supervisor.restarts),
@@ -176,7 +169,7 @@ class LocalPool:
         self._closed = True
         self._gates.on_room.remove(self._on_room)
         self._gates.on_watch.remove(self._on_watch)
-        for work in self._queue.drain():
+        for work in self._dispatch.drain():
             self.end(work, endings.closed(self.name))
         for worker in self._supervisor.workers.values():
             for work in worker.in_flight.values():
@@ -192,28 +185,14 @@ class LocalPool:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
             raise endings.unhealthy_again(self._supervisor.unhealthy)
-        begins = (
-            not self._queue.blocks(work)
-            and self._has_free_worker()
-            and self._has_share(work)
-            and self._take_seat(work)
-        )
-        if not begins and self._is_full():
-            raise endings.saturated(self.name, len(self._queue), self.retry_after())
+        begins = self._dispatch.begins(work)
+        if not begins and self._dispatch.full:
+            raise endings.saturated(self.name, len(self._dispatch), self.retry_after())
         self._deadlines.arm(work)
         if begins:
-            self._start(work)
+            self._dispatch.start(work)
         else:
-            self._queue.append(work)
-            self._pump()
-
-    def _is_full(self) -> bool:
-        most = self._options.max_queue
-        if self._supervisor.one_call_each:
-            # Each call waits until its worker is there; those that are on their way to one are not queued.
-            busy = sum(len(worker.in_flight) for worker in self._supervisor.workers.values())
-            most += max(0, self._supervisor.most - busy)
-        return len(self._queue) >= most
+            self._dispatch.wait(work)
 
     def adopt(self, work: Work) -> None:
         """Take over a call that another pool has admitted; it goes before those that wait here."""
@@ -223,80 +202,26 @@ class LocalPool:
         elif self._supervisor.unhealthy is not None:
             self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         else:
-            self._put_back(work)
-
-    def _put_back(self, work: Work) -> None:
-        work.started = None
-        self._deadlines.arm(work)
-        self._queue.put_back(work)
-        self._pump()
+            work.started = None
+            self._deadlines.arm(work)
+            self._dispatch.put_back(work)
 
     def waiting(self) -> int:
         """How many calls wait for nothing but a slot."""
-        return self._queue.waiting_for_slot()
+        return self._dispatch.waiting()
 
-    def _want_workers(self) -> None:
-        if len(self._queue) and not self._closed:
-            self._supervisor.grow()
+    def retry_after(self) -> float:
+        """Seconds after which somebody who was refused may come again."""
+        return self._dispatch.retry_after()
 
     def leave_queue(self, work: Work, error: DspexError) -> None:
         """End a call that waits."""
         # Ended first: the queue tells those that wait by that.
         self.end(work, error)
-        self._queue.leave()
-
-    def _has_free_worker(self) -> bool:
-        return any(worker.free for worker in self._supervisor.workers.values())
-
-    def _has_share(self, work: Work) -> bool:
-        workers = self._supervisor.most if self._supervisor.one_call_each else self._supervisor.wanted
-        return self._shares.left(work, workers * self._slots)
-
-    def _take_seat(self, work: Work) -> bool:
-        """Whether the call's first LM request may be sent; if so, the call has the permit."""
-        if work.gate is not None:
-            work.seat = work.gate.seat(size_of(work.args))
-            return work.seat is not None
-        return True
-
-    def _start(self, work: Work) -> None:
-        """Give a call that has its seat to a worker, of which one is free."""
-        worker = choose(self._supervisor.workers.values(), work)
-        seat, work.seat = work.seat, None
-        assert worker is not None
-        self._shares.take(work)
-        self._rate.began(time.monotonic())
-        try:
-            worker.start(work, seat)
-        except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
-            worker.not_started(work)
-            self._stopped(work)
-            self.end(work, endings.not_sent(error))
-
-    def _stopped(self, work: Work) -> None:
-        """No worker runs a call any more that one ran."""
-        work.worker = None
-        self._shares.give_back(work)
-        self._rate.ended(time.monotonic())
-
-    def _pump(self) -> None:
-        """Give waiting calls to workers while there are both."""
-        if self._pumping or self._supervisor.unhealthy is not None:
-            return  # by something that it did itself; it goes on after that
-        self._pumping = True
-        try:
-            while len(self._queue) and self._has_free_worker():
-                work = self._queue.pop(self._has_share, self._take_seat)
-                if work is None:
-                    return
-                self._start(work)
-        finally:
-            self._pumping = False
-        self._want_workers()
+        self._dispatch.leave()
 
     def _on_room(self) -> None:
-        if len(self._queue):
-            self._pump()
+        self._dispatch.pump()
 
     def _on_watch(self, gate: Gate, watched: bool) -> None:
         for worker in self._supervisor.workers.values():
@@ -327,7 +252,7 @@ class LocalPool:
         if work.timer is not None:
             work.timer.cancel()
         if work.worker is None:
-            self._queue.leave()
+            self._dispatch.leave()
         else:
             work.worker.cancel(work)
             self._deadlines.caller_left(work)
@@ -341,7 +266,7 @@ class LocalPool:
             if blob is not None:
                 blob.close()
             return
-        self._stopped(work)
+        self._dispatch.stopped(work)
         if isinstance(answer, Result):
             queued = (work.started or work.admitted) - work.admitted
             value = answer.value if blob is None else blob
@@ -353,15 +278,7 @@ class LocalPool:
             if isinstance(error, PythonTimeout) or work.overdue:
                 error = work.timed_out(killed=False)
             self.end(work, error)
-        if len(self._queue):
-            self._pump()
-
-    def retry_after(self) -> float:
-        """Seconds until half of those that wait have begun, from how fast calls ended lately.
-
-        Then there is room, and the workers have something to do until everybody has come back.
-        """
-        return self._rate.wait(len(self._queue) // 2 + 1, time.monotonic())
+        self._dispatch.pump()
 
     # Workers come and go
 
@@ -387,9 +304,9 @@ class LocalPool:
         """A worker has become ready, or the pool unhealthy."""
         self._changed.set()
         if self._supervisor.unhealthy is not None:
-            for work in self._queue.drain():
+            for work in self._dispatch.drain():
                 self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
-        self._pump()
+        self._dispatch.pump()
 
     def _on_draining(self, worker: WorkerHandle) -> None:
         self._emit(
@@ -404,14 +321,12 @@ class LocalPool:
         self._supervisor.fill("replacement")
 
     def _on_death(self, worker: WorkerHandle, status: int | None) -> None:
-        lost = list(worker.in_flight.values())
         reason = self._supervisor.lost(worker, status)
-        worker.in_flight.clear()
-        for work in reversed(lost):  # each goes to the front, so the first comes to lie first
-            self._stopped(work)
+        # Each goes to the front, so the first comes to lie first.
+        for work in reversed(self._dispatch.lost(worker)):
             if not work.ended:
                 self._settle(work, worker, status, reason)
-        self._pump()
+        self._dispatch.pump()
 
     def _settle(self, work: Work, worker: WorkerHandle, status: int | None, reason: str) -> None:
         alone = self._supervisor.one_call_each

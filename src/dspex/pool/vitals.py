@@ -69,10 +69,10 @@ class Vitals:
         for worker in list(self._ward.workers.values()):
             worker.listen()
             if late:
-                worker.forgive()
+                worker.pulse.forgive()
             self._check_loop(worker)
             if worker.state in {"ready", "busy"}:
-                if now - worker.born > _PERIOD and not worker.stalled:
+                if now - worker.born > _PERIOD and not worker.pulse.stalled:
                     self._ward.thrives()
                 if now - worker.born >= worker.lifespan.seconds:
                     self._ward.recycle(worker, "age")
@@ -81,8 +81,8 @@ class Vitals:
 
     @staticmethod
     def _check_loop(worker: WorkerHandle) -> None:
-        silent = worker.silent()
-        worker.stalled = silent > _STALLED
+        silent = worker.pulse.silent()
+        worker.pulse.stalled = silent > _STALLED
         # A call that has its worker for itself may block it for as long as its own deadline allows.
         if silent > _BLOCKED and worker.unanswered != 1:
             worker.blocked = True
