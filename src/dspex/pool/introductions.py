@@ -1,4 +1,4 @@
-"""What a worker knows already: LMs, of which each is told once and dropped when nobody uses it, and programs."""
+"""What a worker knows already: LMs, each told once and dropped when nobody uses it, and programs."""
 
 from __future__ import annotations
 
