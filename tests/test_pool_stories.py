@@ -1,0 +1,364 @@
+"""Stories of a pool in virtual time, which real processes cannot be made to act out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+import dspex
+from dspex.lm.gate import Gates
+from dspex.pool.pool import LocalPool
+from dspex.pool.work import Done, Work
+from dspex.settings import PoolOptions, Settings
+from dspex.telemetry.events import Event
+from tests.fake_workers import FakeWorker, FakeZygote, Held
+from tests.virtual_time import VirtualLoop, virtual_loop
+
+SETTINGS = Settings(file=False)
+
+
+class Scene:
+    """A pool with its companion, whose workers are fakes."""
+
+    def __init__(self, loop: VirtualLoop, **options: Any) -> None:
+        self.loop = loop
+        self.zygote, self.apart = FakeZygote(), FakeZygote()
+        self.events: list[Event] = []
+        self.pool, self.companion = loop.do(self._make(options))
+        loop.settle()
+
+    async def _make(self, options: dict[str, Any]) -> tuple[LocalPool, LocalPool]:
+        gates, emit = Gates(), self.events.append
+        alone = PoolOptions(isolation="call")
+        companion = LocalPool("isolated", alone, SETTINGS, self.apart, gates, emit)
+        merged = PoolOptions(**{"workers": 1, "slots": 4, **options})
+        pool = LocalPool("general", merged, SETTINGS, self.zygote, gates, emit, lambda: companion)
+        pool.start()
+        companion.start()
+        return pool, companion
+
+    def call(
+        self, name: int, timeout: float | None = None, *, repeatable: bool = False
+    ) -> asyncio.Task[Done]:
+        deadline = None if timeout is None else self.loop.now + timeout
+        work = Work("x", msgspec.msgpack.encode(name), deadline, repeatable=repeatable)
+        task = self.loop.create_task(self.pool.execute(work))
+        self.loop.settle()
+        return task
+
+    def held(self, name: int) -> tuple[FakeWorker, Held]:
+        """Where a call is now."""
+        for worker in (*self.zygote.living, *self.apart.living):
+            for held in worker.held.values():
+                if held.name == name:
+                    return worker, held
+        raise AssertionError(f"nobody runs call {name}")
+
+    @property
+    def worker(self) -> FakeWorker:
+        (worker,) = self.zygote.living
+        return worker
+
+    def states(self) -> list[str]:
+        return [worker.state for worker in self.pool.stats().workers]
+
+    def close(self) -> None:
+        async def end() -> None:
+            await asyncio.gather(self.pool.aclose(), self.companion.aclose())
+            await asyncio.gather(self.zygote.aclose(), self.apart.aclose())
+
+        task = self.loop.create_task(end())
+        self.loop.advance(5.0)
+        task.result()
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    with virtual_loop() as made:
+        yield made
+
+
+def scene(loop: VirtualLoop, **options: Any) -> Scene:
+    return Scene(loop, **options)
+
+
+def lives(worker: FakeWorker) -> bool:
+    return worker.alive
+
+
+def code(task: asyncio.Task[Done]) -> str:
+    assert task.done(), "it has not ended"
+    error = task.exception()
+    assert isinstance(error, dspex.DspexError)
+    return error.code
+
+
+def details(task: asyncio.Task[Done]) -> dict[str, Any]:
+    error = task.exception()
+    assert isinstance(error, dspex.DspexError)
+    return error.details
+
+
+def test_an_answer_in_the_moment_of_the_kill_is_delivered(loop: VirtualLoop) -> None:
+    """What a worker had said before it died would be lost, and asked and paid for again."""
+    here = scene(loop)
+    call = here.call(1)
+    worker, held = here.held(1)
+    worker.answer(held)
+    worker.die()
+    loop.settle()
+    assert call.result().attempts == 1
+    here.close()
+
+
+def test_a_stuck_call_is_told_at_its_grace_and_its_neighbour_ends_well(loop: VirtualLoop) -> None:
+    """The caller would wait for the neighbours, or they would be cut off."""
+    here = scene(loop, grace=0.5, drain_limit=2.0)
+    neighbour, stuck = here.call(1), here.call(2, 1.0)
+    worker, held = here.held(1)
+    worker.obeys = False
+    loop.advance(1.49)
+    assert not stuck.done()
+    loop.advance(0.02)
+    assert code(stuck) == "python_timeout"
+    assert details(stuck)["killed"] is True
+    assert lives(worker)
+    assert sorted(here.states()) == ["draining", "ready"]
+    worker.answer(held)
+    loop.settle()
+    assert neighbour.result().attempts == 1
+    assert not lives(worker)
+    here.close()
+
+
+def test_a_blocked_worker_is_killed_at_the_grace_and_its_other_calls_run_alone(loop: VirtualLoop) -> None:
+    """A call that blocks would go on to block the next worker, and harm its new neighbours."""
+    here = scene(loop)
+    other, stuck = here.call(1, repeatable=True), here.call(2, 1.0)
+    here.worker.beats = False
+    loop.advance(1.6)
+    assert code(stuck) == "python_timeout"
+    worker, held = here.held(1)
+    assert worker in here.apart.living
+    worker.answer(held)
+    loop.settle()
+    assert other.result().attempts == 2
+    here.close()
+
+
+def test_a_worker_that_does_not_die_of_a_kill_keeps_no_caller_waiting(loop: VirtualLoop) -> None:
+    """A process that hangs in the kernel would hang its caller, too."""
+    here = scene(loop)
+    stuck = here.call(1, 1.0)
+    worker = here.worker
+    worker.beats = False
+    worker.die = lambda status=None: None  # type: ignore[method-assign]
+    loop.advance(1.6)
+    assert not stuck.done()
+    loop.advance(1.0)
+    assert code(stuck) == "python_timeout"
+    del worker.die
+    worker.die()
+    here.close()
+
+
+def test_own_delay_is_not_held_against_workers(loop: VirtualLoop) -> None:
+    """A process that was stopped for a minute would kill all its healthy workers when it goes on."""
+    here = scene(loop, workers=3)
+    calls = [here.call(number) for number in range(6)]
+    loop.advance(1.0)
+    loop.jump(60.0)
+    loop.advance(1.5)
+    loop.jump(15.0)
+    loop.advance(5.0)
+    assert here.pool.stats().restarts == {}
+    assert len(here.zygote.living) == 3
+    assert not any(call.done() for call in calls)
+    here.close()
+
+
+def test_a_silent_worker_gets_no_calls_and_is_killed(loop: VirtualLoop) -> None:
+    """Calls would be given to a worker that answers none."""
+    here = scene(loop, workers=2)
+    silent, well = here.zygote.living
+    silent.beats = False
+    loop.advance(4.5)
+    for number in range(3):
+        here.call(number)
+    assert len(well.held) == 3
+    assert lives(silent)
+    loop.advance(10.0)
+    assert not lives(silent)
+    assert here.pool.stats().restarts == {"blocked": 1}
+    assert here.states() == ["ready", "ready"]
+    here.close()
+
+
+def test_a_single_call_may_block_its_worker_until_its_deadline(loop: VirtualLoop) -> None:
+    """A long computation that holds the GIL would be killed though nobody else was harmed."""
+    here = scene(loop)
+    call = here.call(1, 60.0)
+    worker = here.worker
+    worker.beats = False
+    loop.advance(30.0)
+    assert not call.done()
+    assert lives(worker)
+    loop.advance(31.0)
+    assert code(call) == "python_timeout"
+    here.close()
+
+
+def test_a_suspect_dies_alone_twice_and_is_poison(loop: VirtualLoop) -> None:
+    """A call that kills its worker would be tried for ever, or an innocent be blamed."""
+    here = scene(loop)
+    guilty, innocent = here.call(1, repeatable=True), here.call(2, repeatable=True)
+    here.worker.die(9)
+    loop.settle()
+    here.held(1)[0].die(9)
+    loop.settle()
+    worker, held = here.held(2)
+    worker.answer(held)
+    loop.settle()
+    here.held(1)[0].die(9)
+    loop.settle()
+    assert innocent.result().attempts == 2
+    assert code(guilty) == "poison_call"
+    assert here.pool.stats().counters == {"ok": 1, "poison_call": 1}
+    here.close()
+
+
+def test_a_death_with_the_zygote_blames_nobody(loop: VirtualLoop) -> None:
+    """Calls would be poison because the process that forks workers was killed, again and again."""
+    here = scene(loop, max_reruns=5)
+    call = here.call(1, repeatable=True)
+    for _ in range(4):
+        here.held(1)[0].die(None)
+        loop.advance(0.2)
+    worker, held = here.held(1)
+    assert worker in here.zygote.living, "it never had to run alone"
+    worker.answer(held)
+    loop.settle()
+    assert call.result().attempts == 5
+    here.close()
+
+
+def test_a_crash_loop_is_said_and_passes(loop: VirtualLoop) -> None:
+    """Callers would wait for a pool that cannot answer, or it would never be tried again."""
+    here = scene(loop)
+    here.zygote.born = lambda worker: worker.die(1)
+    waiting = here.call(1, 300.0)
+    here.worker.die(1)
+    loop.advance(2.0)
+    assert code(here.call(2)) == "pool_unhealthy"
+    assert code(waiting) in {"worker_lost", "pool_unhealthy"}
+    here.zygote.born = FakeWorker.ready
+    loop.advance(20.0)
+    call = here.call(3)
+    worker, held = here.held(3)
+    worker.answer(held)
+    loop.settle()
+    assert call.result()
+    kinds = [type(event).__name__ for event in here.events if isinstance(event, dspex.PoolEvent)]
+    assert kinds[:2] == ["PoolFailed", "PoolRecovered"]
+    here.close()
+
+
+def test_a_worker_that_dies_on_probation_does_not_make_the_pool_well(loop: VirtualLoop) -> None:
+    """The pool would take calls for the half second that each of its workers lives."""
+    here = scene(loop)
+
+    def die_soon(worker: FakeWorker) -> None:
+        worker.ready()
+        loop.call_later(0.2, worker.die, 1)
+
+    here.zygote.born = die_soon
+    here.worker.die(1)
+    loop.advance(30.0)
+    for number in range(20):
+        assert code(here.call(number)) == "pool_unhealthy"
+        loop.advance(0.37)
+    assert here.zygote.log == []
+    here.close()
+
+
+def test_the_successor_comes_first(loop: VirtualLoop) -> None:
+    """A recycled worker would be a gap, or its calls be lost."""
+    here = scene(loop, max_age=100.0)
+    old = here.worker
+    call = here.call(1)
+    here.zygote.born = lambda _worker: None
+    loop.advance(102.0)
+    assert sorted(here.states()) == ["ready", "starting"]
+    here.zygote.workers[-1].ready()
+    loop.settle()
+    assert sorted(here.states()) == ["draining", "ready"]
+    old.answer(next(iter(old.held.values())))
+    loop.settle()
+    assert call.result()
+    assert not lives(old)
+    here.close()
+
+
+def test_a_successor_that_never_comes_costs_nothing(loop: VirtualLoop) -> None:
+    """A pool whose forks fail would retire its last worker."""
+    here = scene(loop, max_age=100.0)
+    here.zygote.refusals = [OSError("no memory")] * 3
+    loop.advance(101.0)
+    assert "ready" in here.states()
+    call = here.call(1)
+    worker, held = here.held(1)
+    worker.answer(held)
+    loop.settle()
+    assert call.result()
+    here.close()
+
+
+def test_size_follows_load_and_time(loop: VirtualLoop) -> None:
+    """A pool would stay small under load, or large for ever."""
+    here = scene(loop, workers=None, min=1, max=3, slots=1)
+    calls = [here.call(number) for number in range(5)]
+    assert len(here.zygote.living) == 3
+    for number in (0, 1, 2, 3, 4):
+        worker, held = here.held(number)
+        worker.answer(held)
+        loop.settle()
+    assert all(call.result() for call in calls)
+    loop.advance(4.0)
+    assert len(here.zygote.living) == 3
+    loop.advance(10.0)
+    assert len(here.zygote.living) == 1
+    assert here.pool.stats().wanted == 1
+    here.close()
+
+
+def test_memory_recycles_and_twice_as_much_kills(loop: VirtualLoop) -> None:
+    """A program could take all memory, or be cut off for a little."""
+    here = scene(loop, max_rss=200 * 2**20)
+    call = here.call(1)
+    worker = here.worker
+    worker.rss = 250 * 2**20
+    loop.advance(0.2)
+    assert lives(worker)
+    assert sorted(here.states()) == ["draining", "ready"]
+    worker.rss = 401 * 2**20
+    loop.advance(0.2)
+    assert code(call) == "worker_lost"
+    assert here.pool.stats().restarts == {"memory": 1}
+    here.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_death_is_settled_though_nobody_tells_the_status(loop: VirtualLoop, told: bool) -> None:
+    """Calls of a worker whose zygote died with it would wait for ever."""
+    here = scene(loop)
+    call = here.call(1)
+    here.worker.tells = told
+    here.worker.die(3)
+    loop.advance(0.2)
+    assert code(call) == "worker_lost"
+    assert ("status 3" in str(call.exception())) is told
+    here.close()
