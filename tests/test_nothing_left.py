@@ -105,7 +105,7 @@ def test_a_killed_supervisor_leaves_no_child_of_a_worker(script: Script, setsid:
 
 def test_a_supervisor_killed_while_its_zygote_imports_leaves_nothing(script: Script) -> None:
     """If this failed, a service that is restarted in its first second would leave a process behind."""
-    script.start("dspex.Runtime(wait=False).open()\nprint('open', flush=True)\ntime.sleep(60)")
+    script.start("runtime = dspex.Runtime(wait=False).open()\nprint('open', flush=True)\ntime.sleep(60)")
     until(script.family)
     assert script.kill() < 1.0
 

@@ -65,6 +65,8 @@ class Runtime:
         self._wait = wait
         self._state: Literal["new", "open", "closed"] = "new"
         self._process = os.getpid()
+        # Nobody can close one that is gone; the workers would stay for as long as this process does.
+        weakref.finalize(self, _forgotten, self.core, self.portal).atexit = False
 
     @staticmethod
     def _settings() -> Settings:
@@ -86,14 +88,15 @@ class Runtime:
             RuntimeError: It was opened before.
         """
         self._opening()
+        # A program that ends without closing: workers die with it in any case, this only does it tidily.
+        # It may end while another thread still waits for the workers.
+        atexit.register(_close_at_exit, weakref.ref(self))
         self.portal.start_thread()
         try:
             self.portal.run(lambda: self.core.open(self._start_timeout, wait=self._wait), "aopen")
         except BaseException:
             self.close()
             raise
-        # A program that ends without closing: workers die with it in any case, this only does it tidily.
-        atexit.register(_close_at_exit, weakref.ref(self))
         return self
 
     async def aopen(self) -> Self:
@@ -184,7 +187,7 @@ class Runtime:
 
     def pool(self, name: str = DEFAULT_POOL) -> Bridge:
         """One pool, for commands by name."""
-        return Bridge(self.core, self.portal, self.programs, name)
+        return Bridge(self.core, self.portal, self.programs, name, runtime=self)
 
     def reload(self) -> None:
         """Read the settings file and the environment again, and take over their LM profiles and default LM.
@@ -219,6 +222,11 @@ class Runtime:
             A function that ends the subscription.
         """
         return self.core.bus.on(event, function)
+
+
+def _forgotten(core: Core, portal: Portal) -> None:
+    """End a runtime that was collected before anybody closed it; any thread may run this, so it only asks."""
+    portal.run_last(core.aclose)
 
 
 def _close_at_exit(reference: weakref.ref[Runtime]) -> None:

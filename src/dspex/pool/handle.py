@@ -18,7 +18,7 @@ from dspex.pool.pulse import Pulse
 from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks
-from dspex.process.group import kill_group, reap
+from dspex.process.group import kill_group, reap_group
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
@@ -41,6 +41,8 @@ from dspex.wire.messages import (
 
 # How long a dead worker's exit status may be late before its calls are settled without it.
 _STATUS_WAIT = 0.1
+# How often it is looked, at that interval, whether what a dead worker had started is dead too.
+_REAPINGS = 50
 # How long one that was asked to exit may take for it.
 _EXIT_WAIT = 1.0
 # Seconds in which a forked worker has to be ready; it is, within 20 ms, unless a preload hangs.
@@ -378,9 +380,9 @@ class WorkerHandle:
         self._forkling.lifeline.cut()
         if status is None:
             # No zygote has told of its end, so none may have swept its group, nor reaped it: as pid 1, or a
-            # subreaper, this process has inherited it.
+            # subreaper, this process has inherited all of it.
             kill_group(self.pid)
-            reap(self._pidfd)
+            self._reap_group(_REAPINGS)
         forks.close_descriptor(self._pidfd)
         self._pidfd = -1
         try:
@@ -390,6 +392,11 @@ class WorkerHandle:
         finally:
             self.dead.set()
             self._told.dead(self, status)
+
+    def _reap_group(self, times: int) -> None:
+        # What the worker had started was inherited with it, and takes a moment to die.
+        if reap_group(self.pid) and times > 0:
+            self._loop.call_later(_STATUS_WAIT, self._reap_group, times - 1)
 
     def close_after_fork(self) -> None:
         """In a forked copy: the worker serves the process that started it."""

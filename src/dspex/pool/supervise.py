@@ -136,7 +136,8 @@ class Supervisor:
 
     def _started(self, task: asyncio.Task[None]) -> None:
         self._starting.discard(task)
-        self.fill("size")
+        if not task.cancelled():  # closing does that, and an event loop that is torn down
+            self.fill("size")
 
     def grow(self) -> None:
         """Calls wait for a slot: have more workers, as many as they fill, up to the most."""

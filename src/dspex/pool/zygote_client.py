@@ -333,16 +333,17 @@ class ZygoteClient:
         """Let it sweep its workers and exit, which it does when its socket ends; else kill it."""
         with contextlib.suppress(OSError):
             zygote.control.shutdown(socket.SHUT_RDWR)
-        if zygote.watch is not None:
-            done, _ = await asyncio.wait([zygote.watch], timeout=2.0)
-            if not done:
-                zygote.child.kill()
-                await asyncio.wait([zygote.watch])
+        if zygote.watch is None or zygote.watch.cancelled():  # by an event loop that is torn down
+            zygote.watch = asyncio.create_task(self._watch(zygote))
+        done, _ = await asyncio.wait([zygote.watch], timeout=2.0)
+        if not done:
+            zygote.child.kill()
+            await asyncio.wait([zygote.watch])
 
     async def aclose(self) -> None:
         """End the zygote and all that is left of its workers."""
         self._closed = True
-        await asyncio.gather(*[self._end(zygote) for zygote in self._alive])
+        await asyncio.gather(*[self._end(zygote) for zygote in list(self._alive)])
 
     def close_after_fork(self) -> None:
         """In a forked copy: the zygote serves the process that started it."""

@@ -32,10 +32,20 @@ def bury(leader: int) -> int | None:
         return None
 
 
-def reap(pidfd: int) -> None:
-    """Reap a dead process if it has become a child of this one; it need not be one."""
-    with contextlib.suppress(OSError):
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+def reap_group(leader: int) -> bool:
+    """Reap the dead of a killed group, as far as they have become children of this process; none need be one.
+
+    The number stays the group's own until its last member is reaped.
+
+    Returns:
+        Whether some are children of this process and not dead yet.
+    """
+    try:
+        while os.waitid(os.P_PGID, leader, os.WEXITED | os.WNOHANG) is not None:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def children() -> list[int]:

@@ -54,9 +54,11 @@ class Bridge:
         portal: The way onto its loop.
         programs: The runtime's encoded programs.
         name: The pool's name.
+        runtime: What has to live as long as this does; it is closed when nobody has it any more.
     """
 
-    def __init__(self, core: Core, portal: Portal, programs: Programs, name: str) -> None:
+    def __init__(self, core: Core, portal: Portal, programs: Programs, name: str, *, runtime: object) -> None:
+        self._runtime = runtime
         self._core = core
         self._portal = portal
         self._programs = programs

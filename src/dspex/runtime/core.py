@@ -56,6 +56,8 @@ class Core:
         self._warming: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+        self._staying: asyncio.Task[None] | None = None
 
     def _profiles(self, settings: Settings) -> tuple[LM | str | None, dict[str, LM]]:
         """The default LM, and all profiles: those of the settings under those of the runtime."""
@@ -100,6 +102,7 @@ class Core:
         Raises:
             PoolUnhealthy: A pool has no ready worker in time.
         """
+        self._staying = asyncio.create_task(self._stay(), name="dspex-stays")
         self._pools.start()
         if self.models.needs_litellm:
             self._pools.get(DEFAULT_POOL, litellm=True)
@@ -175,6 +178,14 @@ class Core:
             await asyncio.wait([self._draining], timeout=timeout)
         await asyncio.shield(self._end())
 
+    async def _stay(self) -> None:
+        """Close when the event loop is torn down, as ``asyncio.run`` does with a runtime that nobody left."""
+        try:
+            await self._closed.wait()
+        except asyncio.CancelledError:
+            await asyncio.shield(self._end())
+            raise
+
     def _end(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
@@ -200,3 +211,4 @@ class Core:
         await self._pools.aclose()
         await self.models.aclose()
         await self.bus.aclose()
+        self._closed.set()

@@ -32,6 +32,7 @@ class Portal:
         self._lock = threading.Lock()
         self._calls: set[Future[Any]] = set()
         self._ended = False
+        self._last: asyncio.Task[None] | None = None
 
     @property
     def has_thread(self) -> bool:
@@ -78,6 +79,23 @@ class Portal:
         self._thread = None
         for call in list(self._calls):
             call.cancel()  # its coroutine never began
+
+    def run_last(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a last coroutine run on the loop, if it still turns, and the loop's own thread end after it.
+
+        Waits for nothing and takes no lock: a garbage collection may call this anywhere.
+        """
+        loop = self._loop
+        if self._ended or loop is None or os.getpid() != self._process:
+            return
+
+        def begin() -> None:
+            self._last = loop.create_task(work())  # kept: a loop does not keep its tasks alive
+            if self._thread is not None:
+                self._last.add_done_callback(lambda _: loop.stop())
+
+        with contextlib.suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(begin)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], twin: str) -> T:
         """Run a coroutine on the runtime's loop and wait for it, from a thread without that loop.

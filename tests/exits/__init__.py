@@ -1,0 +1,1 @@
+"""What processes run that end in some way, for the tests of what is left of them."""
