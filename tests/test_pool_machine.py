@@ -297,10 +297,12 @@ class PoolMachine(RuleBasedStateMachine):
         assert sum(pool.stats().queued for pool in self.pools) == len(waiting)
 
     def _some_are_dying(self) -> bool:
-        """Whether a worker is dead whose exit status is still waited for."""
+        """Whether a worker is dead, or heard no more, whose end is still waited for."""
         living = [{worker.number for worker in zygote.living} for zygote in self.zygotes]
         return any(
-            pool._supervisor.workers.keys() - alive for pool, alive in zip(self.pools, living, strict=True)
+            number not in alive or handle.state == "stopping"
+            for pool, alive in zip(self.pools, living, strict=True)
+            for number, handle in pool._supervisor.workers.items()
         )
 
     def _permits_add_up(self) -> None:
