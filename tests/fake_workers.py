@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -82,7 +81,6 @@ class FakeWorker:
         death: int,
         on_exit: Callable[[int, int | None], None],
         log: list[tuple[int, int]],
-        deaths: Counter[int],
     ) -> None:
         self.number = number
         self.options = options
@@ -91,7 +89,6 @@ class FakeWorker:
         self.obeys = self.beats = self.exits = self.tells = True
         self.rss = 60 * 2**20
         self._log = log
-        self._deaths = deaths
         self._death = death
         self._on_exit = on_exit
         self._next_ask = 1
@@ -182,7 +179,6 @@ class FakeWorker:
         """Be dead: the channel ends, the descriptor is readable, the zygote tells, unless it is dead, too."""
         if self.alive:
             self.alive = False
-            self._deaths.update(held.name for held in self.held.values())
             self.held.clear()
             self.channel.close()
             os.eventfd_write(self._death, 1)
@@ -214,7 +210,6 @@ class FakeZygote:
         born: What a new worker does: gets ready by itself, or waits to be told, or dies.
         refusals: What the next forks raise.
         log: Which call was given to which worker, in order.
-        deaths: How many workers died with a call.
     """
 
     def __init__(self) -> None:
@@ -222,7 +217,6 @@ class FakeZygote:
         self.born: Callable[[FakeWorker], None] = FakeWorker.ready
         self.refusals: list[Exception] = []
         self.log: list[tuple[int, int]] = []
-        self.deaths: Counter[int] = Counter()
 
     @property
     def living(self) -> list[FakeWorker]:
@@ -236,7 +230,7 @@ class FakeZygote:
         number = len(self.workers) + 1
         ours, theirs = socket.socketpair()
         pidfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        worker = FakeWorker(number, options, theirs, os.dup(pidfd), on_exit, self.log, self.deaths)
+        worker = FakeWorker(number, options, theirs, os.dup(pidfd), on_exit, self.log)
         self.workers.append(worker)
         lifeline = Lifeline()
         lifeline.handed_over()
