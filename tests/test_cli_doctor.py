@@ -341,5 +341,5 @@ def test_ctrl_c_leaves_nothing(bare: dict[str, str]) -> None:
     family = descendants(running.pid)
     running.send_signal(signal.SIGINT)
     output, errors = running.communicate(timeout=20)
-    assert (running.returncode, output, errors) == (130, "", "")
+    assert (running.returncode, output, errors) == (130, "", "cancelled stopped by SIGINT\n")
     until(lambda: not any(alive(pid) for pid in family))

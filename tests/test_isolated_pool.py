@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,10 +23,8 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture(scope="module")
 def runtime(provider: Provider) -> Iterator[dspex.Runtime]:
-    os.environ["DSPEX_TEST_PASSED"] = "yes"
     pools = {
         "general": dspex.PoolOptions(workers=1),
-        "passing": dspex.PoolOptions(workers=1, pass_env=("DSPEX_TEST_PASSED",)),
         "isolated": dspex.PoolOptions(max=3, max_queue=2, grace=0.3),
         "spare": dspex.PoolOptions(isolation="call", min=1, max=2),
     }

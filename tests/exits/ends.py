@@ -186,7 +186,7 @@ async def main():
     await load.runtime().aopen()
     load.tell()
     gc.collect()
-    while load.descendants(os.getpid()):
+    while load.descendants(os.getpid()) or len(asyncio.all_tasks()) > 1:
         await asyncio.sleep(0.01)
 asyncio.run(main())
 """
