@@ -15,6 +15,7 @@ from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
+from dspex.wire.messages import Beat
 from tests.fake_workers import FakeWorker, FakeZygote, Held
 from tests.virtual_time import VirtualLoop, virtual_loop
 
@@ -348,6 +349,91 @@ def test_memory_recycles_and_twice_as_much_kills(loop: VirtualLoop) -> None:
     loop.advance(0.2)
     assert code(call) == "worker_lost"
     assert here.pool.stats().restarts == {"memory": 1}
+    here.close()
+
+
+def test_a_caller_that_leaves_in_the_turn_of_its_answer_is_counted_once(loop: VirtualLoop) -> None:
+    """The queue would count one less than wait, and from then on let calls wait for nothing."""
+    here = scene(loop, slots=1)
+    call = here.call(1)
+    worker, held = here.held(1)
+    here.loop.call_soon(worker.answer, held)
+    here.loop.call_soon(here.pool._supervisor.workers[worker.number].listen)
+    here.loop.call_soon(call.cancel)
+    loop.settle()
+    assert call.cancelled()
+    assert here.pool.stats().queued == 0
+    later = [here.call(number) for number in (2, 3)]
+    assert here.pool.stats().queued == 1
+    for number in (2, 3):
+        worker, held = here.held(number)
+        worker.answer(held)
+        loop.settle()
+    assert all(one.result() for one in later)
+    here.close()
+
+
+def test_a_worker_that_was_silent_and_beats_again_is_given_what_waits(loop: VirtualLoop) -> None:
+    """A call would wait for the next event though the only worker is free."""
+    here = scene(loop)
+    here.call(1)
+    worker = here.worker
+    worker.beats = False
+    loop.advance(5.0)
+    here.call(2)
+    assert here.pool.stats().queued == 1
+    worker.beats = True
+    worker.channel.send(Beat())
+    loop.settle()
+    assert here.pool.stats().queued == 0
+    here.close()
+
+
+def test_a_pool_without_workers_recovers_though_nobody_may_wait_for_it(loop: VirtualLoop) -> None:
+    """The isolated pool would refuse calls for ever after a moment without descriptors."""
+    here = scene(loop)
+    here.apart.refusals = [OSError("too many open files")] * 6
+    work = Work("x", msgspec.msgpack.encode(1))
+    call = loop.create_task(here.companion.execute(work))
+    loop.advance(1.0)
+    assert code(call) == "pool_unhealthy"
+    loop.advance(60.0)
+    assert here.companion.stats().unhealthy is None
+    loop.advance(20.0)
+    assert here.companion.stats().workers == [], "what was tried is not kept"
+    here.close()
+
+
+def test_a_crash_while_it_drains_is_a_crash(loop: VirtualLoop) -> None:
+    """A call that kills its worker after it has made it large would be an innocent each time, for ever."""
+    here = scene(loop, max_rss=100 * 2**20)
+    call = here.call(1, repeatable=True)
+    for _ in range(3):
+        worker, _ = here.held(1)
+        worker.rss = 150 * 2**20
+        loop.advance(0.2)
+        worker.die(-6)
+        loop.advance(0.2)
+    assert code(call) == "poison_call"
+    here.close()
+
+
+def test_a_share_does_not_keep_a_pool_small(loop: VirtualLoop) -> None:
+    """One tenant alone could never make an elastic pool grow: its share is that of the workers there are."""
+    here = scene(loop, workers=None, min=1, max=4, slots=1, max_share=0.5)
+    for number in range(6):
+        here.call(number)
+    assert len(here.zygote.living) == 4
+    assert sum(len(worker.held) for worker in here.zygote.living) == 2
+    here.close()
+
+
+def test_a_limit_below_what_a_worker_has_anyway_is_said(loop: VirtualLoop) -> None:
+    """Workers would be replaced for ever, as fast as they can be forked, and nobody would know why."""
+    here = scene(loop, max_rss=20 * 2**20)
+    loop.advance(10.0)
+    assert len(here.zygote.workers) < 20
+    assert "max_rss" in str(here.pool.stats().unhealthy)
     here.close()
 
 

@@ -39,7 +39,7 @@ def work(gate: int = 0, name: str = "", *, tenant: str = "", batch: bool = False
 
 def end(queue: Queue, one: Work) -> None:
     one.future.ended = True  # type: ignore[attr-defined]
-    queue.leave()
+    queue.leave(one)
 
 
 def yes(_: Work) -> bool:

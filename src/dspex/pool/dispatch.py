@@ -89,9 +89,9 @@ class Dispatch:
         self._queue.put_back(work)
         self.pump()
 
-    def leave(self) -> None:
-        """Take note that one of those who wait has ended."""
-        self._queue.leave()
+    def leave(self, work: Work) -> None:
+        """Take note that a call has ended, which may have waited."""
+        self._queue.leave(work)
 
     def drain(self) -> list[Work]:
         """All that wait; nobody does afterwards."""
@@ -143,7 +143,7 @@ class Dispatch:
             while len(self._queue) and self._has_free_worker():
                 work = self._queue.pop(self._has_share, self._take_seat)
                 if work is None:
-                    return
+                    break  # their LM or their share: that of more workers is larger
                 self.start(work)
         finally:
             self._pumping = False

@@ -340,7 +340,10 @@ class WorkerHandle:
             case LmAsk():
                 self._permits.asked(message)
             case Beat():
+                stalled = self.pulse.stalled
                 self.pulse.beat()
+                if stalled:  # it was given no calls meanwhile
+                    self._told.writable()
             case Ready(protocol=protocol):
                 if protocol != PROTOCOL:
                     self.kill("channel", f"it speaks protocol {protocol} and not {PROTOCOL}")

@@ -39,7 +39,7 @@ def judge(work: Work, worker: WorkerHandle, status: int | None, *, alone: bool) 
         return Verdict.OVER
     if not work.repeatable:
         return Verdict.LOST
-    if worker.cause in _INNOCENT and not worker.blocked:
+    if worker.killed and worker.cause in _INNOCENT and not worker.blocked:
         return Verdict.AGAIN
     if alone and status is not None:
         work.deaths_alone += 1

@@ -218,7 +218,7 @@ class LocalPool:
         """End a call that waits."""
         # Ended first: the queue tells those that wait by that.
         self.end(work, error)
-        self._dispatch.leave()
+        self._dispatch.leave(work)
 
     def _on_room(self) -> None:
         self._dispatch.pump()
@@ -252,7 +252,7 @@ class LocalPool:
         if work.timer is not None:
             work.timer.cancel()
         if work.worker is None:
-            self._dispatch.leave()
+            self._dispatch.leave(work)
         else:
             work.worker.cancel(work)
             self._deadlines.caller_left(work)

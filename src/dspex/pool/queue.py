@@ -101,7 +101,10 @@ class _Lines:
         return found
 
     def take_all(self) -> list[Work]:
-        waiting = [work for line in self._lines.values() for work in line if not work.ended]
+        lines = [work for line in self._lines.values() for work in line]
+        for work in lines:
+            work.waits = False
+        waiting = [work for work in lines if not work.ended]
         self._lines.clear()
         self._gates.clear()
         return waiting
@@ -145,15 +148,20 @@ class Queue:
     def append(self, work: Work) -> None:
         """Put a new call at the end of its line."""
         self._lines_of(work).add(work, first=False)
+        work.waits = True
         self._waiting += 1
 
     def put_back(self, work: Work) -> None:
         """Put a call whose worker was lost at the front of its line."""
         self._lines_of(work).add(work, first=True)
+        work.waits = True
         self._waiting += 1
 
-    def leave(self) -> None:
-        """Take note that one of those who wait has ended."""
+    def leave(self, work: Work) -> None:
+        """Take note that a call has ended, which may have waited."""
+        if not work.waits:
+            return  # its end, or its worker's, came in the turn in which its caller left
+        work.waits = False
         self._waiting -= 1
         self._ended += 1
         if self._ended > self._waiting + _SLACK:
@@ -175,6 +183,7 @@ class Queue:
             work = lines.pop(has_share, may_begin, shut)
             if work is not None:
                 self._waiting -= 1
+                work.waits = False
                 self._turns = 0 if work.batch or not len(self._batch) else self._turns + 1
                 return work
         return None

@@ -129,7 +129,8 @@ class Supervisor:
         if self.one_call_each:
             # A worker with a call is spent: it stands for nobody else.
             unspent = sum(worker.idle_since is not None for worker in serving) + len(self._starting)
-            wanted = max(self.wanted, self._home.waiting())
+            # Nobody waits for a pool that refuses, so one is tried until it lives.
+            wanted = max(self.wanted, self._home.waiting(), int(self._health.error is not None))
             return min(wanted - unspent, self._most - len(self.workers) - len(self._starting))
         retiring = sum(worker.retiring is not None for worker in serving)
         return self.wanted + retiring - len(serving) - len(self._starting)
@@ -276,6 +277,8 @@ class Supervisor:
             cause == "crashed" and not worker.done and not self.one_call_each and status not in _FROM_OUTSIDE
         ):
             self._failed(f"worker {worker.number} died: {reason}", in_a_call=bool(worker.in_flight))
+        elif cause == "memory" and not worker.done and not worker.in_flight:
+            self._failed(f"worker {worker.number} had done nothing: {reason}")
         self.fill("size")
         return reason
 

@@ -82,7 +82,7 @@ class Vitals:
     @staticmethod
     def _check_loop(worker: WorkerHandle) -> None:
         silent = worker.pulse.silent()
-        worker.pulse.stalled = silent > _STALLED
+        worker.pulse.stalled |= silent > _STALLED  # until it beats
         # A call that has its worker for itself may block it for as long as its own deadline allows.
         if silent > _BLOCKED and worker.unanswered != 1:
             worker.blocked = True
@@ -95,5 +95,5 @@ class Vitals:
             rss = worker.rss
             if rss > _TIMES_RSS * most:
                 worker.kill("memory", f"it had {rss / 2**20:.0f} MiB of memory, twice its max_rss and more")
-            elif rss > worker.lifespan.rss:
+            elif rss > worker.lifespan.rss and (worker.done or worker.in_flight):
                 self._ward.recycle(worker, "rss")

@@ -84,6 +84,7 @@ class Work:
         worker: The worker that runs it; None while it waits.
         number: Its number on that worker's channel.
         timer: Fires at its deadline, then at the end of its grace.
+        waits: Whether a queue counts it.
     """
 
     command: str
@@ -111,6 +112,7 @@ class Work:
     worker: WorkerHandle | None = None
     number: int = 0
     timer: asyncio.TimerHandle | None = None
+    waits: bool = False
 
     @property
     def lane(self) -> Lane:
