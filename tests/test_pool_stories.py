@@ -43,10 +43,10 @@ class Scene:
         return pool, companion
 
     def call(
-        self, name: int, timeout: float | None = None, *, repeatable: bool = False
+        self, name: int, timeout: float | None = None, *, repeatable: bool = False, tenant: str = ""
     ) -> asyncio.Task[Done]:
         deadline = None if timeout is None else self.loop.now + timeout
-        work = Work("x", msgspec.msgpack.encode(name), deadline, repeatable=repeatable)
+        work = Work("x", msgspec.msgpack.encode(name), deadline, repeatable=repeatable, tenant=tenant)
         task = self.loop.create_task(self.pool.execute(work))
         self.loop.settle()
         return task
@@ -415,6 +415,16 @@ def test_a_crash_while_it_drains_is_a_crash(loop: VirtualLoop) -> None:
         worker.die(-6)
         loop.advance(0.2)
     assert code(call) == "poison_call"
+    here.close()
+
+
+def test_a_lane_fills_no_more_than_its_share_of_the_queue(loop: VirtualLoop) -> None:
+    """A tenant that floods the pool would have everybody else refused."""
+    here = scene(loop, slots=1, max_queue=8, max_share=0.5)
+    flood = [here.call(number, tenant="loud") for number in range(9)]
+    assert [call.done() for call in flood] == [False] * 5 + [True] * 4
+    assert {code(call) for call in flood[5:]} == {"pool_saturated"}
+    assert not here.call(10, tenant="quiet").done()
     here.close()
 
 

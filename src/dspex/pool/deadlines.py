@@ -91,7 +91,7 @@ class Deadlines:
         worker.condemn(cause, self._options.drain_limit, work, knocked=knocked)
         if not worker.killed:
             # Its neighbours have time to end well. Its own caller does not wait for them.
-            self._pool.end(work, work.timed_out(killed=True))
+            self._pool.end(work, work.timed_out(killed=True, drains=True))
         else:
             self._set(work, _KILL_TAKES, self._give_up)
 

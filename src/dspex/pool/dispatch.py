@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ class Dispatch:
         end: Callable[[Work, DspexError], None],
     ) -> None:
         self._max_queue = options.max_queue
+        self._max_share = options.max_share
         self._slots = slots
         self._supervisor = supervisor
         self._end = end
@@ -47,9 +49,12 @@ class Dispatch:
     def __len__(self) -> int:
         return len(self._queue)
 
-    @property
-    def full(self) -> bool:
-        """Whether one more call would be too many."""
+    def is_full(self, work: Work) -> bool:
+        """Whether this call would be one too many, of all that wait or of its lane's share of them."""
+        if self._max_share is not None:
+            share = max(1, math.floor(self._max_share * self._max_queue))
+            if self._queue.length(work) >= share:
+                return True
         most = self._max_queue
         if self._supervisor.one_call_each:
             # Each call waits until its worker is there; those that are on their way to one are not queued.

@@ -17,6 +17,10 @@ from dspex.errors import (
 from dspex.pool.handle import WorkerHandle
 from dspex.pool.work import Work
 
+_NOT_AGAIN = (
+    "it is not known here whether what it ran may run again: a program of yours that may says so with "
+    "@dspex.module(idempotent=True)"
+)
 _WHY = {
     "deadline": "a call did not stop at its deadline",
     "cancelled": "a cancelled call did not stop",
@@ -64,7 +68,7 @@ def not_sent(error: Exception) -> DspexError:
 
 def lost(worker: WorkerHandle, work: Work, cause: str) -> WorkerLost:
     """A call's worker was lost, and the call is not run again."""
-    again = "" if work.repeatable else ", and what it ran is not safe to run again"
+    again = "" if work.repeatable else f", and {_NOT_AGAIN}"
     return WorkerLost(
         f"the worker was lost while it ran the call ({cause}){again}",
         details={"worker": worker.number, "pid": worker.pid, "cause": cause, "attempts": work.attempts},
@@ -97,7 +101,7 @@ def cause_of_death(worker: WorkerHandle, status: int | None) -> str:
     if worker.cause is not None and status == 0:
         return f"ended: {_why(worker)}"
     if status is None:
-        return "it died"
+        return "it died, and nobody tells how; most likely its zygote was lost"
     if status >= 0:
         return f"it exited with status {status}"
     try:

@@ -186,7 +186,7 @@ class LocalPool:
         if self._supervisor.unhealthy is not None:
             raise endings.unhealthy_again(self._supervisor.unhealthy)
         begins = self._dispatch.begins(work)
-        if not begins and self._dispatch.full:
+        if not begins and self._dispatch.is_full(work):
             raise endings.saturated(self.name, len(self._dispatch), self.retry_after())
         self._deadlines.arm(work)
         if begins:

@@ -39,6 +39,9 @@ class _Lines:
         if not self._gates[lane.gate]:
             del self._gates[lane.gate]
 
+    def length(self, lane: Lane) -> int:
+        return len(self._lines.get(lane, ()))
+
     def blocks(self, work: Work) -> bool:
         """Whether somebody here waits for what this call needs, and so goes before it."""
         if work.gate is not None and work.gate.watched:
@@ -144,6 +147,10 @@ class Queue:
     def blocks(self, work: Work) -> bool:
         """Whether others wait for what this call needs, and so go before it."""
         return bool(self._waiting) and (self._interactive.blocks(work) or self._batch.blocks(work))
+
+    def length(self, work: Work) -> int:
+        """About how many of a call's lane wait."""
+        return self._interactive.length(work.lane) + self._batch.length(work.lane)
 
     def append(self, work: Work) -> None:
         """Put a new call at the end of its line."""

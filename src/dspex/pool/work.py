@@ -142,12 +142,19 @@ class Work:
         """Whether it is in the queue because its LM may not be asked now."""
         return self.started is None and self.gate is not None and self.gate.watched and self.gate.shut
 
-    def timed_out(self, *, killed: bool) -> PythonTimeout:
-        """The error of a call whose deadline has passed."""
+    def timed_out(self, *, killed: bool, drains: bool = False) -> PythonTimeout:
+        """The error of a call whose deadline has passed.
+
+        Args:
+            killed: Whether its worker is ended for it.
+            drains: Whether that is when the worker's other calls have ended.
+        """
         now = time.monotonic()
         phase = "queued" if self.started is None else "running"
         allowed = (self.deadline or now) - self.admitted
         how = "; its worker was killed" if killed else ""
+        if drains:
+            how = "; its worker takes no more calls, and is killed when its other calls have ended"
         retry_after = None
         if self.gate is not None and self.waits_for_permit:
             how = f"; its LM may not be asked now: {self.gate.reason}"

@@ -28,7 +28,8 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         queue_timeout: Seconds that a call may wait for a free slot before ``queue_timeout``; None
             waits until its own deadline.
         max_share: The largest part of the pool's slots, above 0 and up to 1, that the calls of one tenant
-            with one LM may have at once; None lets one have all that nobody else waits for.
+            with one LM may have at once, and of ``max_queue`` that may wait; None lets one have all that
+            nobody else waits for.
         isolated: Name of the pool where calls run that cannot share a process: programs of your own, and
             calls that may have killed their worker. That pool always has ``isolation="call"``.
         isolation: ``"shared"`` runs many calls in each worker; ``"call"`` starts a worker for each call, runs
