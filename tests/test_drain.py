@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -118,3 +119,18 @@ def test_a_call_without_a_deadline_runs_on(runtime: dspex.Runtime, tmp_path: Pat
     started = time.monotonic()
     assert runtime.pool("short").execute("wait", {"seconds": 1.5}, timeout=None) == "waited"
     assert time.monotonic() - started >= 1.5
+
+
+@pytest.mark.anyio
+async def test_calls_that_are_cancelled_at_once_harm_nobody(runtime: dspex.Runtime) -> None:
+    """If this failed, a client that gives up early would cost a worker, and its neighbours their answers."""
+    pool = runtime.pool("general")
+    neighbour = asyncio.create_task(pool.aexecute("wait", {"seconds": 2.0}))
+    before = dict(runtime.stats().pools["general"].restarts)
+    for _ in range(100):
+        call = asyncio.create_task(pool.aexecute("wait", {"seconds": 0.005}))
+        await asyncio.sleep(0.001)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    assert await neighbour == "waited"
+    assert runtime.stats().pools["general"].restarts == before

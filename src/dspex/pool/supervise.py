@@ -151,8 +151,9 @@ class Supervisor:
                 self._resize(min(self._most, self.wanted + missing), "growth")
                 self.fill("growth")
 
-    def shrink(self, worker: WorkerHandle) -> None:
+    def shrink(self, worker: WorkerHandle) -> bool:
         """A worker has had nothing to do for a while: let it go if it is one more than have to be kept."""
+        before = worker.serving
         if self.one_call_each:
             unspent = sum(other.serving and other.idle_since is not None for other in self.workers.values())
             if unspent > self._least:
@@ -160,6 +161,7 @@ class Supervisor:
         elif self.wanted > self._least and worker.retiring is None:
             self._resize(self.wanted - 1, "idle")
             worker.drain("idle")
+        return before and not worker.serving
 
     def _resize(self, wanted: int, cause: str) -> None:
         _log.debug(
@@ -250,7 +252,9 @@ class Supervisor:
         """
         self.workers.pop(worker.number, None)
         planned = worker.cause is not None and not worker.killed and not worker.unanswered
-        cause = worker.cause or "crashed"
+        # One that was to end well, and died with calls all the same, has crashed.
+        as_told = worker.killed or not worker.unanswered
+        cause = (worker.cause if as_told else None) or "crashed"
         reason = endings.cause_of_death(worker, status)
         self._emit(
             WorkerGone(

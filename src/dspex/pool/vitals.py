@@ -29,7 +29,7 @@ class Ward(Protocol):
 
     def recycle(self, worker: WorkerHandle, cause: str) -> None: ...
 
-    def shrink(self, worker: WorkerHandle) -> None: ...
+    def shrink(self, worker: WorkerHandle) -> bool: ...
 
     def thrives(self) -> None: ...
 
@@ -74,10 +74,10 @@ class Vitals:
             if worker.state in {"ready", "busy"}:
                 if now - worker.born > _PERIOD and not worker.pulse.stalled:
                     self._ward.thrives()
-                if now - worker.born >= worker.lifespan.seconds:
+                is_idle = worker.idle_since is not None and now - worker.idle_since >= _IDLE
+                is_old = now - worker.born >= worker.lifespan.seconds
+                if not (is_idle and self._ward.shrink(worker)) and is_old:
                     self._ward.recycle(worker, "age")
-                elif worker.idle_since is not None and now - worker.idle_since >= _IDLE:
-                    self._ward.shrink(worker)
 
     @staticmethod
     def _check_loop(worker: WorkerHandle) -> None:

@@ -296,8 +296,8 @@ class ZygoteClient:
             case Forked(worker=number, pid=pid):
                 answer = zygote.forks.get(number)
                 if not descriptors:
-                    if answer is not None:
-                        _fail(answer, "the zygote could not fork, or its worker's descriptor was lost")
+                    if answer is not None and not answer.done():
+                        answer.set_exception(OSError("the zygote could not fork, or a descriptor was lost"))
                 elif answer is not None and not answer.done():
                     answer.set_result((pid, descriptors[0]))
                 else:
@@ -364,7 +364,7 @@ def _settle(booted: asyncio.Future[list[str]], message: Booted | BootFailed) -> 
         booted.set_result(message.threaded if isinstance(message, BootFailed) else [])
 
 
-def _fail(future: asyncio.Future[list[str]] | asyncio.Future[tuple[int, int]], cause: str) -> None:
+def _fail(future: asyncio.Future[list[str]], cause: str) -> None:
     if not future.done():
         future.set_exception(_unhealthy(cause))
         future.exception()  # it may be that nobody waits

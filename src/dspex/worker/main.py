@@ -50,17 +50,24 @@ class Running:
     """A call that runs.
 
     Attributes:
+        begun: Whether that has taken its first step.
         task: What runs it.
         stop: The error to answer with once it has stopped, when it was told to.
         timer: Fires at the call's deadline.
     """
 
-    __slots__ = ("stop", "task", "timer")
+    __slots__ = ("begun", "stop", "task", "timer")
 
     def __init__(self) -> None:
+        self.begun = False
         self.task: asyncio.Task[None] | None = None
         self.stop: DspexError | None = None
         self.timer: asyncio.TimerHandle | None = None
+
+    def check(self) -> None:
+        """Stop here if it was told to before it began."""
+        if self.stop is not None:
+            raise asyncio.CancelledError
 
 
 class Worker:
@@ -188,15 +195,18 @@ class Worker:
         running = self.running.get(number)
         if running is not None and running.task is not None and running.stop is None:
             running.stop = error
-            running.task.cancel()
+            if running.begun:  # one that has not would never say that it has ended
+                running.task.cancel()
 
     async def _run(self, call: Call, args: msgspec.Raw | Blob, running: Running) -> None:
         current.set(CallScope(self._door, call.id, call.deadline, call.seat))
         waiting.set(self._waiting)
         started = time.monotonic()
+        running.begun = True
         error: DspexError | None = None
         result: Payload = b""
         try:
+            running.check()
             pieces = await self._commands.run(call, args)
             check_result(sum(map(len, pieces)), self._max_result)
             result = await astore(pieces) if is_heavy(pieces) else store(pieces)
