@@ -438,6 +438,16 @@ def test_a_share_does_not_keep_a_pool_small(loop: VirtualLoop) -> None:
     here.close()
 
 
+def test_a_share_that_grows_with_the_pool_is_used_at_once(loop: VirtualLoop) -> None:
+    """A call would wait for a worker that may never come, beside a slot that its lane may have by now."""
+    here = scene(loop, workers=None, min=1, max=2, slots=2, max_share=0.5)
+    here.zygote.born = lambda _worker: None
+    for number in range(3):
+        here.call(number)
+    assert len(here.zygote.workers[0].held) == 2
+    here.close()
+
+
 def test_a_limit_below_what_a_worker_has_anyway_is_said(loop: VirtualLoop) -> None:
     """Workers would be replaced for ever, as fast as they can be forked, and nobody would know why."""
     here = scene(loop, max_rss=20 * 2**20)

@@ -152,8 +152,8 @@ class Dispatch:
                 self.start(work)
         finally:
             self._pumping = False
-        if len(self._queue):
-            self._supervisor.grow()
+        if len(self._queue) and self._supervisor.grow():
+            self.pump()  # a lane's share has grown with the pool
 
     def lost(self, worker: WorkerHandle) -> list[Work]:
         """Take its calls from a dead worker."""

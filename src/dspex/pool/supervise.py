@@ -140,8 +140,13 @@ class Supervisor:
         if not task.cancelled():  # closing does that, and an event loop that is torn down
             self.fill("size")
 
-    def grow(self) -> None:
-        """Calls wait for a slot: have more workers, as many as they fill, up to the most."""
+    def grow(self) -> bool:
+        """Calls wait for a slot: have more workers, as many as they fill, up to the most.
+
+        Returns:
+            Whether more are wanted now than before.
+        """
+        before = self.wanted
         if self.one_call_each:
             self.fill("call")
         elif self.wanted < self._most:
@@ -150,6 +155,7 @@ class Supervisor:
             if missing > 0:
                 self._resize(min(self._most, self.wanted + missing), "growth")
                 self.fill("growth")
+        return self.wanted > before
 
     def shrink(self, worker: WorkerHandle) -> bool:
         """A worker has had nothing to do for a while: let it go if it is one more than have to be kept."""
