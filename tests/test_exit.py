@@ -179,6 +179,7 @@ def test_kills(runtime):
 """
 
 
+@pytest.mark.chaos
 def test_pytest_xdist(tmp_path: Path) -> None:
     """If this failed, a test suite that runs in parallel would hang at its end, or leave workers."""
     (tmp_path / "test_these.py").write_text(textwrap.dedent(XDIST))
@@ -194,6 +195,7 @@ def test_pytest_xdist(tmp_path: Path) -> None:
     until(lambda: gone(families))
 
 
+@pytest.mark.chaos
 def test_a_first_process_has_no_corpses(tmp_path: Path) -> None:
     """If this failed, a container without an init would fill with zombies."""
     need(AS_FIRST)
@@ -203,6 +205,7 @@ def test_a_first_process_has_no_corpses(tmp_path: Path) -> None:
     assert json.loads(output) == {"pid": 1, "corpses": [], "left": []}
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("name", ["end of the script", "os._exit", "SIGTERM"])
 def test_below_an_init_nothing_is_left(name: str, tmp_path: Path) -> None:
     """If this failed, a job in a container whose first process is an init would leave workers there."""

@@ -302,7 +302,11 @@ class PoolMachine(RuleBasedStateMachine):
             for work, task, _ in self.calls.values()
             if not task.done() and not work.ended and work.worker is None
         ]
-        assert sum(pool.stats().queued for pool in self.pools) == len(waiting)
+        for pool, options in zip(self.pools, (SHARED, ALONE), strict=True):
+            here = [work for work in waiting if work.pool is pool]
+            assert pool.stats().queued == len(here)
+            fresh = sum(not work.attempts for work in here)  # those that were put back are above the bound
+            assert fresh <= options.max_queue + (options.size(2)[1] if options is ALONE else 0)
 
     def _some_are_dying(self) -> bool:
         """Whether a worker is dead, or heard no more, whose end is still waited for."""
