@@ -1,7 +1,4 @@
-"""Whatever happens to a pool: each call has one end, slots and permits add up, nobody is forgotten.
-
-A hypothesis state machine over a shared pool and its isolated companion, with fake workers in virtual time.
-"""
+"""Whatever happens to two pools: each call has one end, slots and permits add up, nobody is forgotten."""
 
 from __future__ import annotations
 
@@ -303,9 +300,9 @@ class PoolMachine(RuleBasedStateMachine):
             if not task.done() and not work.ended and work.worker is None
         ]
         for pool, options in zip(self.pools, (SHARED, ALONE), strict=True):
-            here = [work for work in waiting if work.pool is pool]
-            assert pool.stats().queued == len(here)
-            fresh = sum(not work.attempts for work in here)  # those that were put back are above the bound
+            queued = [work for work in waiting if work.pool is pool]
+            assert pool.stats().queued == len(queued)
+            fresh = sum(not work.attempts for work in queued)  # those that were put back are above the bound
             assert fresh <= options.max_queue + (options.size(2)[1] if options is ALONE else 0)
 
     def _some_are_dying(self) -> bool:
