@@ -59,6 +59,7 @@ class Pools:
         self._make_zygote = make_zygote
         self._zygotes: dict[Preparation, Zygote] = {}
         self._started: dict[tuple[str, Preparation], LocalPool] = {}
+        self._found: dict[tuple[str, bool, bool], LocalPool] = {}
         self._draining = False
         self._closing = False
 
@@ -81,6 +82,15 @@ class Pools:
         Raises:
             InvalidOption: There is none.
         """
+        wanted = (name, litellm, isolated)
+        pool = self._found.get(wanted)  # each call asks
+        if pool is None:
+            pool = self._find(name, litellm=litellm, isolated=isolated)
+            if not self._closing:
+                self._found[wanted] = pool
+        return pool
+
+    def _find(self, name: str, *, litellm: bool, isolated: bool) -> LocalPool:
         if name not in self._options:
             raise InvalidOption(
                 f"no pool {name!r}; this runtime has {', '.join(self._options)}",
