@@ -52,6 +52,8 @@ def test_neighbours_of_a_stuck_thread_end_before_the_kill(runtime: dspex.Runtime
         assert neighbour.result(20) == "waited"
     until(lambda: not alive(pid))
     until(lambda: states(runtime, "general") == ["ready"])
+    # Events have a thread of their own, and arrive a moment after what they tell of.
+    until(lambda: any(isinstance(event, WorkerGone) for event in events))
     stop()
     seen = [event for event in events if isinstance(event, WorkerDraining | WorkerGone)]
     assert [(type(event), event.cause) for event in seen] == [

@@ -39,6 +39,8 @@ def test_it_grows_while_calls_wait_and_shrinks_when_idle(runtime: dspex.Runtime)
     until(lambda: size(runtime, "general") == 1, 40)
     assert runtime.stats().pools["general"].wanted == 1
     assert runtime.stats().pools["general"].restarts == {}, "none of them was replaced"
+    # Events have a thread of their own, and arrive a moment after what they tell of.
+    until(lambda: {"growth", "idle"} <= {event.cause for event in events})
     stop()
     assert {event.cause for event in events} == {"growth", "idle"}
     assert max(event.wanted for event in events) == 3

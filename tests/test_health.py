@@ -104,6 +104,8 @@ def test_a_crash_loop_is_said_at_once_and_ends_by_itself(
         broken.unlink()
         until(lambda: runtime.stats().pools["crashing"].unhealthy is None, 30)
         assert runtime.pool("crashing").execute("ping") == "pong"
+        # Events have a thread of their own, and arrive a moment after what they tell of.
+        until(lambda: any(isinstance(event, dspex.PoolRecovered) for event in events))
         kinds = [
             type(event) for event in events if isinstance(event, dspex.PoolEvent) and event.pool == "crashing"
         ]
