@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from dspex.types import LMSpec, Retry, Usage
-from dspex.worker.build import LMs
+from dspex.worker.lms import LMs
 from tests.engines import Asked, built, eventually
 from tests.provider import (
     Provider,

@@ -184,6 +184,31 @@ class LMRequest(msgspec.Struct, frozen=True):
     finish: str | None = None
 
 
+class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
+    """A tool as a worker needs it: what the model is told of it, and how it is called.
+
+    Attributes:
+        name: Its name.
+        description: What the model is told that it does.
+        parameters: The JSON Schema of each of its arguments by name.
+        takes_any: Whether it takes arguments by any other name as well.
+        path: Import path of a function that the worker loads; None is a function of the caller's, which is
+            called back.
+        idempotent: Whether calling it twice does no more than calling it once.
+        fatal: Whether its failure ends the call, instead of being told to the model.
+        approve: Whether each call of it is put to the caller first.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    takes_any: bool = False
+    path: str | None = None
+    idempotent: bool = False
+    fatal: bool = False
+    approve: bool = False
+
+
 class ModuleTraits(msgspec.Struct, frozen=True):
     """What ``dspex.module`` says of a program.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
 
 Prompt = str | Sequence[Mapping[str, Any]]
+Sandbox = Literal["auto", "monty", "deno"]
 
 
 class _Unset:
@@ -162,6 +163,9 @@ class DSPyAdapter:
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
+        tools: Sequence[Any] | None = None,
+        sandbox: Sandbox = "auto",
+        debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
         options: Mapping[str, Any] | None = None,
@@ -181,6 +185,9 @@ class DSPyAdapter:
             inputs: Inputs by field name.
             lm: The LM of this call; None is the adapter's, then the runtime's.
             timeout: Seconds after which the work is stopped; None never stops it.
+            tools: What the module may call: functions of yours, ``Tool``s, import paths.
+            sandbox: Where code that the model wrote is run: ``"monty"``, ``"deno"``, or ``"auto"``.
+            debug: Whether the response has the messages that the model was sent.
             tenant: Whose call it is; None is the adapter's.
             priority: ``"batch"`` lets interactive calls go first.
             options: Options of the module whose names clash with a parameter's here.
@@ -202,6 +209,9 @@ class DSPyAdapter:
             timeout,
             caller(self._tenant if tenant is None else tenant, priority),
             {**(options or {}), **more_options},
+            tools,
+            sandbox,
+            debug,
         )
         users = self._known(question)
         if users is None and is_path(module):
@@ -220,6 +230,9 @@ class DSPyAdapter:
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
+        tools: Sequence[Any] | None = None,
+        sandbox: Sandbox = "auto",
+        debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
         options: Mapping[str, Any] | None = None,
@@ -235,6 +248,9 @@ class DSPyAdapter:
             timeout,
             caller(self._tenant if tenant is None else tenant, priority),
             {**(options or {}), **more_options},
+            tools,
+            sandbox,
+            debug,
         )
         users = self._known(question)
         if users is None and is_path(module):
@@ -262,6 +278,9 @@ class DSPyAdapter:
         timeout: float | _Unset | None,
         whose: Caller,
         options: dict[str, Any],
+        tools: Sequence[Any] | None,
+        sandbox: str,
+        debug: bool,
     ) -> Question:
         if self._module_config:
             options = {**self._module_config.get(name_of(module), {}), **options}
@@ -272,6 +291,9 @@ class DSPyAdapter:
             signature,
             inputs,
             options,
+            tools,
+            sandbox,
+            debug,
             self._lm if lm is None else lm,
             deadline_in(seconds),
             whose,

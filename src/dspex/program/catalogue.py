@@ -1,4 +1,4 @@
-"""Which modules there are, what each adds to a signature, and what options it has.
+"""Finds a module of the catalogue, and fits a signature to it.
 
 A module is found by looking its name up in a table. The caller's text is never an attribute to get
 or a path to import.
@@ -6,55 +6,17 @@ or a path to import.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from dspex.errors import ModuleNotFound
-from dspex.program.options import GENERATION, Option
+from dspex.program.entries import MODULES, ModuleEntry
 from dspex.program.scan import refusal
 from dspex.program.signature import Field, Signature
 from dspex.program.suggest import nearest
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ["MODULES", "ModuleEntry", "find", "fit"]
 
 _PREFIX = "dspy."
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleEntry:
-    """One module of the catalogue.
-
-    Attributes:
-        name: Its full name (``"dspy.ChainOfThought"``).
-        adds_outputs: Text outputs that it puts before those of the signature.
-        options: Its options by name.
-        repeatable: Whether running it twice does no more than running it once, so that a call whose
-            worker died may simply run again.
-        summary: One line for people.
-    """
-
-    name: str
-    adds_outputs: tuple[str, ...]
-    options: Mapping[str, Option]
-    repeatable: bool
-    summary: str
-
-
-#: Every module by its full name.
-MODULES: Mapping[str, ModuleEntry] = {
-    entry.name: entry
-    for entry in (
-        ModuleEntry(
-            "dspy.Predict", (), GENERATION, True, "One request: the inputs go in, the outputs come back."
-        ),
-        ModuleEntry(
-            "dspy.ChainOfThought", ("reasoning",), GENERATION, True, "Predict that reasons before it answers."
-        ),
-    )
-}
 
 
 def find(name: str) -> ModuleEntry:

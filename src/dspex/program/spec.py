@@ -9,6 +9,7 @@ import msgspec
 from dspex.program import catalogue
 from dspex.program import options as options_
 from dspex.program import signature as signature_
+from dspex.types import ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +24,15 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
         signature: The signature as the caller gave it, without what the module adds; None for a program of
             the user's own.
         options: Checked options of the module by name.
+        tools: What its tools are called and take.
+        sandbox: Where code that a model wrote is run: ``"auto"``, ``"monty"`` or ``"deno"``.
     """
 
     module: str
     signature: signature_.Signature | None
     options: dict[str, Any] = {}
+    tools: tuple[ToolSpec, ...] = ()
+    sandbox: str = "auto"
 
     @property
     def declared(self) -> signature_.Signature:

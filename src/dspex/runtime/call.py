@@ -54,6 +54,9 @@ class Question:
             none.
         inputs: Inputs by field name.
         options: Options of the module by name.
+        tools: What the module may call: functions, ``Tool``s, import paths.
+        sandbox: Where code that the model wrote is run.
+        debug: Whether the answer is to have the messages.
         lm: The LM; None is the default.
         deadline: Monotonic second at which the work has to stop; None never.
         caller: Whose it is, and how urgent.
@@ -66,6 +69,9 @@ class Question:
     signature: str | signature.Signature | None = None
     inputs: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Any] | None = None
+    sandbox: str = "auto"
+    debug: bool = False
     lm: LM | str | None = None
     deadline: float | None = None
     caller: Caller = field(default_factory=Caller)
@@ -140,7 +146,7 @@ class Programs:
 
     def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
         """The spec as it travels, and its fingerprint."""
-        key = (spec.module, spec.signature, repr(spec.options))
+        key = (spec.module, spec.signature, repr((spec.options, spec.tools, spec.sandbox)))
         with self._lock:
             found = self._kept.get(key)
         if found is None:
@@ -225,7 +231,8 @@ def prepare(
             wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
             sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
             spec = make(question.module, sig, question.options)
-            shared, repeatable = True, catalogue.find(spec.module).repeatable
+            entry = catalogue.find(spec.module)
+            shared, repeatable = entry.shared, entry.repeatable
         else:
             said = described.check_options(question.module, question.options)
             inputs = described.fill(users, question.prompt, question.inputs)

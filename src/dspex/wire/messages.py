@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 3
+PROTOCOL = 4
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -74,6 +74,22 @@ class LmGo(Message, frozen=True, tag="lm_go"):
     """An LM request that has asked may be sent."""
 
     ask: int
+
+
+class ToolResult(Message, frozen=True, tag="tool_result"):
+    """What a function of the caller's gave.
+
+    Attributes:
+        call: Number of the call that it was called for.
+        number: The worker's own number for it.
+        value: What it returned, encoded as a value.
+        error: What ``DspexError.to_wire()`` gives; None when it returned.
+    """
+
+    call: int
+    number: int
+    value: msgspec.Raw
+    error: dict[str, Any] | None = None
 
 
 class Watch(Message, frozen=True, tag="watch"):
@@ -179,6 +195,22 @@ class LmDone(Message, frozen=True, tag="lm_done"):
     record: LMRequest | None = None
 
 
+class ToolCall(Message, frozen=True, tag="tool_call"):
+    """A call wants a function of its caller's called; ``ToolResult`` answers.
+
+    Attributes:
+        call: Number of the call.
+        number: The worker's own number for it.
+        tool: The function's name among those of the call.
+        args: Its arguments, a dict by name, encoded as a value.
+    """
+
+    call: int
+    number: int
+    tool: str
+    args: msgspec.Raw
+
+
 # Supervisor ⇄ zygote
 
 
@@ -273,8 +305,8 @@ class Exited(Message, frozen=True, tag="exited"):
     status: int | None
 
 
-ToWorker = Call | Cancel | UseLM | DropLM | LmGo | Watch | Knock | Shutdown
-FromWorker = Ready | Beat | Result | Fault | LmAsk | LmDone
+ToWorker = Call | Cancel | UseLM | DropLM | LmGo | ToolResult | Watch | Knock | Shutdown
+FromWorker = Ready | Beat | Result | Fault | LmAsk | LmDone | ToolCall
 ToZygote = Boot | Fork
 FromZygote = Booted | BootFailed | Forked | Exited
 

@@ -25,10 +25,10 @@ from dspex.wire.messages import Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
 from dspex.worker import faults, users
-from dspex.worker.build import Program, build
-from dspex.worker.run import Nobody, run_awaited, run_blocking, run_program
+from dspex.worker.build import build
+from dspex.worker.built import Runnable
+from dspex.worker.run import Nobody, run_awaited, run_blocking
 from dspex.worker.threads import Place
-from dspex.worker.users import UserProgram
 
 if TYPE_CHECKING:
     from dspex.worker.main import Worker
@@ -62,20 +62,17 @@ class Commands:
         programs = self._worker.programs
         program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
         encoded: list[bytes]
-        if isinstance(program, UserProgram) and not program.is_async:
+        if program.blocking:
             encoded = await self._place.blocking(lambda: self._run_blocking(program, call.lm, args))
         else:
             encoded = await self._place.awaited(lambda: self._run_awaited(program, call.lm, args))
         return encoded
 
-    async def _run_awaited(self, program: Program | UserProgram, number: int, args: Args) -> list[bytes]:
-        if isinstance(program, UserProgram):
-            with self._lm(number) as (lm, adapter):
-                return await run_awaited(program, take(args), lm, adapter)
-        with self._worker.lms.using(number) as (lm, adapter):
-            return await run_program(program, take(args), lm, adapter)
+    async def _run_awaited(self, program: Runnable, number: int, args: Args) -> list[bytes]:
+        with self._lm(number) as (lm, adapter):
+            return await run_awaited(program, take(args), lm, adapter)
 
-    def _run_blocking(self, program: UserProgram, number: int, args: Args) -> list[bytes]:
+    def _run_blocking(self, program: Runnable, number: int, args: Args) -> list[bytes]:
         with self._lm(number) as (lm, adapter):
             return run_blocking(program, take(args), lm, adapter)
 

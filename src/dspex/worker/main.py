@@ -36,11 +36,12 @@ from dspex.wire.messages import (
 )
 from dspex.wire.payloads import Payload, astore, check_result, discard, is_heavy, store
 from dspex.worker import faults
-from dspex.worker.build import LMs, Programs
 from dspex.worker.commands import Commands
 from dspex.worker.door import WorkerDoor
 from dspex.worker.engine import CallScope, current
 from dspex.worker.isolated import MainThread
+from dspex.worker.lms import LMs
+from dspex.worker.programs import Programs
 from dspex.worker.threads import Shared, waiting
 
 _log = logging.getLogger("dspex.worker")

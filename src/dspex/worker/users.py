@@ -32,7 +32,7 @@ class UserProgram:
     Attributes:
         path: Its import path.
         module: The ``dspy.Module``.
-        is_async: Whether it has an ``aforward``, which is then what runs.
+        blocking: Whether it has no ``aforward``, which is otherwise what runs.
         parameters: Its parameters by name.
         types: The spelling and the type of each parameter whose type is a simple one.
         takes_any: Whether it takes inputs by any other name.
@@ -40,7 +40,7 @@ class UserProgram:
 
     path: str
     module: Any
-    is_async: bool
+    blocking: bool
     parameters: dict[str, inspect.Parameter]
     types: dict[str, tuple[str, Any]]
     takes_any: bool
@@ -70,6 +70,24 @@ class UserProgram:
                 checked[name] = value
         return checked
 
+    def outputs_of(self, prediction: Any) -> tuple[str, ...]:
+        """Names of the outputs: the fields of the prediction.
+
+        Raises:
+            PythonError: It is no prediction.
+        """
+        if not isinstance(prediction, dspy.Prediction):
+            returned = TypeError(
+                f"{self.path} returned {type(prediction).__name__}; it has to return a dspy.Prediction, such "
+                "as dspy.Prediction(answer=...)"
+            )
+            raise faults.python_error("", returned)
+        return tuple(prediction.keys())
+
+    def told_by(self, _: Any) -> dict[str, Any]:
+        """Nothing but its outputs."""
+        return {}
+
 
 def make(path: str, allow_modules: list[str]) -> UserProgram:
     """Import a program and make it; blocks for as long as its code does.
@@ -88,7 +106,7 @@ def make(path: str, allow_modules: list[str]) -> UserProgram:
         raise faults.python_error(f"the constructor of {path} failed: ", error) from error
     simple = {name: spelling for name, spelling in _spellings(function, parameters).items() if spelling}
     resolved = {name: (spelling, resolve(spelling)) for name, spelling in simple.items()}
-    return UserProgram(path, module, is_async, parameters, resolved, takes_any)
+    return UserProgram(path, module, not is_async, parameters, resolved, takes_any)
 
 
 def describe(path: str, allow_modules: list[str]) -> dict[str, Any]:
@@ -254,20 +272,6 @@ def _spelled(annotation: Any) -> str:
         named.__qualname__ if named.__module__ == "builtins" else f"{named.__module__}.{named.__qualname__}"
     )
     return f"{whole}[{', '.join(map(_spelled, args))}]" if args else str(whole)
-
-
-def require_prediction(path: str, prediction: Any) -> None:
-    """Refuse what is no prediction.
-
-    Raises:
-        PythonError: It is none.
-    """
-    if not isinstance(prediction, dspy.Prediction):
-        returned = TypeError(
-            f"{path} returned {type(prediction).__name__}; it has to return a dspy.Prediction, such as "
-            "dspy.Prediction(answer=...)"
-        )
-        raise faults.python_error("", returned)
 
 
 def _unfit(path: str, reason: str, **details: Any) -> ModuleNotFound:

@@ -1,0 +1,93 @@
+"""The table of modules: what each is for, what it adds to a signature, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dspex.program.options import GENERATION, Option, whole
+
+Need = Literal["tools", "sandbox", "reward"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleEntry:
+    """One module of the catalogue.
+
+    Attributes:
+        name: Its full name (``"dspy.ChainOfThought"``).
+        summary: One line for people.
+        adds_outputs: Text outputs that it puts before those of the signature.
+        own: Options of its own, by name; DSPy's constructor takes them.
+        generation: Options of its LM requests by name.
+        needs: What a call has to bring or the installation to have, beside inputs.
+        shared: Whether it may run beside other calls on a worker's loop; else a worker runs it alone, and can
+            be ended for it.
+        repeatable: Whether running it twice does no more than running it once, so that a call whose
+            worker died may simply run again. Tools decide for themselves.
+        status: ``"experimental"``, or ``"leaving"`` when DSPy has said that it will go; else empty.
+    """
+
+    name: str
+    summary: str
+    adds_outputs: tuple[str, ...] = ()
+    own: Mapping[str, Option] = field(default_factory=dict)
+    generation: Mapping[str, Option] = field(default_factory=lambda: GENERATION)
+    needs: frozenset[Need] = frozenset()
+    shared: bool = True
+    repeatable: bool = True
+    status: Literal["", "experimental", "leaving"] = ""
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """All its options by name."""
+        return {**self.own, **self.generation}
+
+
+def _own(*options: Option) -> dict[str, Option]:
+    return {option.name: option for option in options}
+
+
+def _max_iters(default: int, of: str) -> Option:
+    return Option("max_iters", "a whole number from 1 to 1000", whole(1, 1000), default, f"The most {of}.")
+
+
+# Modules that make several requests of different kinds: one answer each.
+_EACH = {name: option for name, option in GENERATION.items() if name != "n"}
+_TOOLS: frozenset[Need] = frozenset({"tools"})
+_SANDBOX: frozenset[Need] = frozenset({"sandbox"})
+
+#: Every module by its full name.
+MODULES: Mapping[str, ModuleEntry] = {
+    entry.name: entry
+    for entry in (
+        ModuleEntry("dspy.Predict", "One request: the inputs go in, the outputs come back."),
+        ModuleEntry("dspy.ChainOfThought", "Predict that reasons before it answers.", ("reasoning",)),
+        ModuleEntry(
+            "dspy.ReAct",
+            "Thinks, calls a tool, looks at what it gave, and again, until it can answer.",
+            ("reasoning",),
+            _own(_max_iters(20, "tool calls")),
+            _EACH,
+            _TOOLS,
+        ),
+        ModuleEntry(
+            "dspy.ProgramOfThought",
+            "Writes a Python program, runs it in a sandbox and answers from its output.",
+            ("reasoning",),
+            _own(_max_iters(3, "programs that are tried")),
+            _EACH,
+            _SANDBOX,
+            shared=False,
+            status="leaving",
+        ),
+        ModuleEntry(
+            "dspy.MultiChainComparison",
+            "Reasons several times side by side, compares, and answers from the comparison.",
+            ("rationale",),
+            _own(Option("M", "a whole number from 2 to 32", whole(2, 32), 3, "How many attempts.")),
+            _EACH,
+        ),
+    )
+}
