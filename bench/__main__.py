@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, echo, faults, large, litellm, processes
+from bench import calls, echo, faults, large, litellm, modules, processes
 from bench.measure import Row, write
 
 SUITES = {
@@ -25,6 +25,7 @@ SUITES = {
     "processes": processes.rows,
     "faults": faults.rows,
     "large": large.rows,
+    "modules": modules.rows,
     "litellm": litellm.rows,
 }
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from dspex.program.spec import ProgramSpec
 from dspex.worker.built import Program
-from dspex.worker.modules import plain
+from dspex.worker.modules import comparison, plain
 
 # What the catalogue names; nothing is looked up in DSPy by a caller's word.
 _MAKERS: dict[str, Callable[[ProgramSpec], Program]] = {
     "dspy.Predict": plain.predict,
     "dspy.ChainOfThought": plain.chain_of_thought,
+    "dspy.MultiChainComparison": comparison.multi_chain_comparison,
 }
 
 

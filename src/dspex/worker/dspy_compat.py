@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import gc
 import inspect
@@ -31,7 +32,10 @@ import dspy.clients.model_metadata  # noqa: E402
 import dspy.signatures.signature  # noqa: E402
 import pydantic  # noqa: E402
 from dspy.clients._deprecation import warn_openai_messages  # noqa: E402
+from dspy.clients.call_result import combine  # noqa: E402
 from dspy.utils.callback import with_callbacks  # noqa: E402
+
+from dspex.worker.together import together  # noqa: E402
 
 _TYPES_KEPT = 1024
 
@@ -146,8 +150,17 @@ class WorkerLM(dspy.LM):  # type: ignore[misc]
             return await _stock_acall(self, prompt, messages=messages, **kwargs)
         call = dspy.clients.execution.prepare(self, None, messages, kwargs, asynchronous=True)
         warn_openai_messages(self, messages)
-        result = await dspy.clients.execution.aexecute(self, call)
+        result = await _completions(self, call)
         return dspy.clients.execution.finalize(self, call, result)
+
+
+async def _completions(lm: dspy.LM, call: Any) -> Any:
+    """DSPy asks for several completions one after the other, where a provider's API gives one at a time."""
+    if call.n == 1:
+        return await dspy.clients.execution.aexecute(lm, call)
+    one = dataclasses.replace(call, n=1)
+    results = await together(dspy.clients.execution.aexecute(lm, one) for _ in range(call.n))
+    return combine(results, model_type=lm.model_type)
 
 
 # Without its own callbacks decorator, which WorkerLM's has done by then.
