@@ -82,7 +82,8 @@ class Bridge:
                 ``@dspex.command``.
             args: Its arguments by name. ``execute_module`` takes ``module``, ``signature``, ``inputs`` or
                 ``prompt``, ``options``, ``lm`` and ``tools`` (import paths), and returns the outputs.
-                ``configure_lm`` takes what ``LM`` takes, and the ``name`` of a profile; without one it is the runtime's default.
+                ``configure_lm`` takes what ``LM`` takes, and the ``name`` of a profile; without one it is the
+                runtime's default.
             timeout: Seconds after which the work is stopped; None never stops it.
             tenant: Whose call it is: tenants take turns when calls have to wait.
             priority: ``"batch"`` lets interactive calls go first.

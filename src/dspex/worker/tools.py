@@ -40,8 +40,20 @@ def as_tools(specs: Sequence[ToolSpec], allow_modules: Sequence[str]) -> list[ds
 
 
 def as_functions(specs: Sequence[ToolSpec], allow_modules: Sequence[str]) -> list[Callable[..., Any]]:
-    """The same as plain functions, for programs without an event loop: they block until they have a result."""
+    """The same as plain functions, for programs without an event loop; they block until they are done."""
     return [_blocking(spec, allow_modules) for spec in specs]
+
+
+class _Checked(dspy.Tool):  # type: ignore[misc]
+    """A tool whose refused arguments are told and recorded like any other failure of it."""
+
+    def _validate_and_parse_args(self, **arguments: Any) -> Any:
+        try:
+            return super()._validate_and_parse_args(**arguments)
+        except ValueError as error:
+            said = "".join(traceback.format_exception_only(error)).strip()
+            _record(self.name, arguments, time.monotonic(), "error", said)
+            raise ToolFailed(said) from error
 
 
 def _callers(spec: ToolSpec) -> dspy.Tool:
@@ -51,7 +63,7 @@ def _callers(spec: ToolSpec) -> dspy.Tool:
         return _recorded_blocking(spec, arguments, functools.partial(_asked, spec))
 
     any_type = dict.fromkeys(spec.parameters, Any)  # the caller makes them what they have to be
-    made = dspy.Tool(
+    made = _Checked(
         call_back,
         name=spec.name,
         desc=spec.description or None,
@@ -64,7 +76,7 @@ def _callers(spec: ToolSpec) -> dspy.Tool:
 
 def _loaded(spec: ToolSpec, allow_modules: Sequence[str]) -> dspy.Tool:
     function = load(spec, allow_modules)
-    made = dspy.Tool(function, name=spec.name, desc=spec.description or None)
+    made = _Checked(function, name=spec.name, desc=spec.description or None)
 
     def call(**arguments: Any) -> Any:
         if _is_on_loop():
@@ -227,7 +239,7 @@ async def _recorded(spec: ToolSpec, arguments: dict[str, Any], run: Callable[[di
     except CallbackFailed as failed:
         return _settle_failure(spec, arguments, started, failed)
     except Exception as error:
-        _record(spec, arguments, started, "error", str(error))
+        _record(spec.name, arguments, started, "error", str(error))
         raise
     return _settle(spec, arguments, started, returned)
 
@@ -241,14 +253,14 @@ def _recorded_blocking(
     except CallbackFailed as failed:
         return _settle_failure(spec, arguments, started, failed)
     except Exception as error:
-        _record(spec, arguments, started, "error", str(error))
+        _record(spec.name, arguments, started, "error", str(error))
         raise
     return _settle(spec, arguments, started, returned)
 
 
 def _settle(spec: ToolSpec, arguments: dict[str, Any], started: float, returned: Returned) -> Any:
     used = arguments if returned.edited is None else returned.edited
-    _record(spec, used, started, "ok", None, returned.approval)
+    _record(spec.name, used, started, "ok", None, returned.approval)
     return returned.value
 
 
@@ -262,9 +274,9 @@ def _settle_failure(spec: ToolSpec, arguments: dict[str, Any], started: float, f
     error, details = failed.error, failed.error.details
     used = arguments if failed.edited is None else failed.edited
     if "denied" in details:
-        _record(spec, used, started, "denied", details["denied"])
+        _record(spec.name, used, started, "denied", details["denied"])
         return error.message
-    _record(spec, used, started, "error", error.message, failed.approval)
+    _record(spec.name, used, started, "error", error.message, failed.approval)
     if error.code != ToolError.code:
         error.request_id = None  # that of another call, which the tool has made
         raise faults.Ended(error) from None
@@ -275,7 +287,7 @@ def _settle_failure(spec: ToolSpec, arguments: dict[str, Any], started: float, f
 
 
 def _record(
-    spec: ToolSpec,
+    name: str,
     arguments: dict[str, Any],
     started: float,
     status: str,
@@ -284,7 +296,7 @@ def _record(
 ) -> None:
     engine.scope_of_call().tool_calls.append(
         {
-            "tool": spec.name,
+            "tool": name,
             "arguments": arguments,
             "seconds": time.monotonic() - started,
             "status": status,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import Any
 
 import dspy
+from dspy.adapters.utils import serialize_for_json
 
 from dspex.errors import ParseError
 from dspex.program.spec import ProgramSpec
@@ -13,11 +15,24 @@ from dspex.worker.built import Program
 from dspex.worker.signatures import dspy_signature, input_types
 
 
+class _Acts(dspy.ReAct):  # type: ignore[misc]
+    """``ReAct`` whose tools may give lists of anything: stock DSPy fails on a list of what is no text."""
+
+    def _format_trajectory(self, trajectory: dict[str, Any]) -> Any:
+        return super()._format_trajectory({name: _shown(value) for name, value in trajectory.items()})
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        return json.dumps(serialize_for_json(value), ensure_ascii=False)
+    return value
+
+
 def react(spec: ProgramSpec, tools: list[dspy.Tool]) -> Program:
     """A ``ReAct``, whose outputs begin with its reasoning."""
     options = dict(spec.options)
     own = {"max_iters": options.pop("max_iters")} if "max_iters" in options else {}
-    module = dspy.ReAct(dspy_signature(spec.declared), tools, **own)
+    module = _Acts(dspy_signature(spec.declared), tools, **own)
     for predict in (module.react, module.extract.predict):
         predict.config.update(options)
     outputs = tuple(module.extract.predict.signature.output_fields)
