@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -13,6 +14,7 @@ from dspex.errors import InvalidOption
 from dspex.lm import providers
 from dspex.lm.profile import LM
 from dspex.pool.work import Done
+from dspex.program.classes import named
 from dspex.program.described import Description
 from dspex.program.importpath import is_path, name_of
 from dspex.program.signature import Signature
@@ -158,7 +160,7 @@ class DSPyAdapter:
         self,
         prompt: Prompt | None = None,
         *,
-        module: str = "dspy.Predict",
+        module: str | type[Any] = "dspy.Predict",
         signature: str | Signature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
@@ -177,7 +179,7 @@ class DSPyAdapter:
             prompt: Fills the one input that ``inputs`` does not give. A list of messages
                 (``{"role": ..., "content": ...}``): the last is the prompt, those before it the history.
             module: Which DSPy module, ``"dspy.ChainOfThought"`` or ``"ChainOfThought"``; or the import path
-                of a ``dspy.Module`` of your own (``"shop.support:Router"``), which
+                of a ``dspy.Module`` of your own (``"shop.support:Router"``), or its class, which
                 ``Settings(allow_modules=...)`` has to allow.
             signature: What goes in and comes out (``"question -> answer"``); None is
                 ``prompt -> response``. A module of your own takes none: its inputs are the parameters of its
@@ -192,7 +194,9 @@ class DSPyAdapter:
             priority: ``"batch"`` lets interactive calls go first.
             options: Options of the module whose names clash with a parameter's here.
             **more_options: Options of the module (``temperature``, ``max_tokens``, ``n``, …); of one of your
-                own ``shared`` and ``idempotent``, for this call.
+                own ``arguments`` (of its constructor, by name), ``shared`` and ``idempotent``. Any module
+                takes ``state``: the JSON file that ``module.save()`` wrote, or what ``module.dump_state()``
+                gives.
 
         Raises:
             Refused: The call was refused before an LM was asked.
@@ -213,8 +217,9 @@ class DSPyAdapter:
             sandbox,
             debug,
         )
+        question = self._open.states.loaded(question)
         users = self._known(question)
-        if users is None and is_path(module):
+        if users is None and is_path(question.module):
             users = self._open.portal.run(lambda: self._describe(question), "agenerate")
         largest = self._open.core.settings.max_payload
         prepared = prepare(question, self._open.programs, largest, users=users)
@@ -225,7 +230,7 @@ class DSPyAdapter:
         self,
         prompt: Prompt | None = None,
         *,
-        module: str = "dspy.Predict",
+        module: str | type[Any] = "dspy.Predict",
         signature: str | Signature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
@@ -252,8 +257,10 @@ class DSPyAdapter:
             sandbox,
             debug,
         )
+        if self._open.states.waits(question):
+            question = await asyncio.to_thread(self._open.states.loaded, question)
         users = self._known(question)
-        if users is None and is_path(module):
+        if users is None and is_path(question.module):
             users = await self._open.portal.wait(lambda: self._describe(question))
         largest = self._open.core.settings.max_payload
         prepared = prepare(question, self._open.programs, largest, users=users, on_loop=True)
@@ -271,7 +278,7 @@ class DSPyAdapter:
     def _question(
         self,
         prompt: Prompt | None,
-        module: str,
+        module: str | type[Any],
         signature: str | Signature | None,
         inputs: Mapping[str, Any] | None,
         lm: LM | str | None,
@@ -282,6 +289,7 @@ class DSPyAdapter:
         sandbox: str,
         debug: bool,
     ) -> Question:
+        module = named(module)
         if self._module_config:
             options = {**self._module_config.get(name_of(module), {}), **options}
         seconds = self._timeout if isinstance(timeout, _Unset) else timeout

@@ -35,6 +35,7 @@ _log = logging.getLogger("dspex.runtime")
 DEFAULT_SIGNATURE = "prompt -> response"
 _PROGRAMS_KEPT = 1024
 _LONGEST_KEPT = 16 * 1024
+_BYTES_KEPT = 16 * 1024 * 1024
 
 
 class PoolFor(Protocol):
@@ -135,28 +136,33 @@ class Answer:
 class Programs:
     """Encoded specs of programs that were called before, so that a repeated call does not make them again.
 
-    Used from any thread. Specs with long texts are not kept: a service may have one per caller.
+    Used from any thread. Specs with long texts are not kept, for a service may have one per caller; those
+    with a saved state are, for the same one goes with call after call.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, signature.Signature | None, str], tuple[bytes, bytes]] = (
-            OrderedDict()
-        )
+        self._kept: OrderedDict[tuple[Any, ...], tuple[bytes, bytes]] = OrderedDict()
+        self._size = 0
 
     def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
         """The spec as it travels, and its fingerprint."""
-        key = (spec.module, spec.signature, repr((spec.options, spec.tools, spec.sandbox)))
+        told = repr((spec.options, spec.tools, spec.sandbox))
+        key = (spec.module, spec.signature, told, spec.arguments, spec.state)
         with self._lock:
             found = self._kept.get(key)
         if found is None:
             found = (msgspec.msgpack.encode(spec), fingerprint(spec))
-            if len(found[0]) <= _LONGEST_KEPT:
+            if spec.state or len(found[0]) <= _LONGEST_KEPT:
                 with self._lock:
-                    self._kept[key] = found
-                    if len(self._kept) > _PROGRAMS_KEPT:
-                        self._kept.popitem(last=False)
+                    self._keep(key, found)
         return found
+
+    def _keep(self, key: tuple[Any, ...], encoded: tuple[bytes, bytes]) -> None:
+        self._size += len(encoded[0]) - len(self._kept.get(key, (b"",))[0])
+        self._kept[key] = encoded
+        while len(self._kept) > 1 and (len(self._kept) > _PROGRAMS_KEPT or self._size > _BYTES_KEPT):
+            self._size -= len(self._kept.popitem(last=False)[1][0])
 
 
 def deadline_in(timeout: float | None) -> float | None:
@@ -234,11 +240,8 @@ def prepare(
             entry = catalogue.find(spec.module)
             shared, repeatable = entry.shared, entry.repeatable
         else:
-            said = described.check_options(question.module, question.options)
             inputs = described.fill(users, question.prompt, question.inputs)
-            spec = ProgramSpec(users.module, None)
-            shared = said.get("shared", users.shared)
-            repeatable = said.get("idempotent", users.idempotent)
+            spec, shared, repeatable = described.specify(users, question.options)
         program, name = programs.encoded(spec)
         stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
     except DspexError as error:

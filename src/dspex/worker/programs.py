@@ -9,14 +9,16 @@ import msgspec
 
 from dspex.program.importpath import is_path
 from dspex.program.spec import ProgramSpec
+from dspex.worker import states
 from dspex.worker.build import build
 from dspex.worker.built import Runnable
 from dspex.worker.threads import Place
 from dspex.worker.users import make
 
 _PROGRAMS_KEPT = 256
-# Bytes of their specs in all: a service may have a long instruction text for each of its callers.
-_SPECS_KEPT = 4 * 1024 * 1024
+# Bytes of their specs in all: a service may have a long instruction text for each of its callers. One with
+# the largest state has room beside the one that takes its place.
+_SPECS_KEPT = 12 * 1024 * 1024
 _decode_spec = msgspec.msgpack.Decoder(ProgramSpec).decode
 
 
@@ -65,6 +67,8 @@ class Programs:
         size = len(bytes(encoded))
         if not is_path(spec.module):
             program = build(spec)
+            if spec.state:
+                states.load(spec.module, program.module, spec.state)
             self.keep(fingerprint, program, size)
             return program
         lock = self._building.setdefault(fingerprint, asyncio.Lock())
@@ -72,7 +76,7 @@ class Programs:
             try:
                 found = self.find(fingerprint)
                 if found is None:
-                    found = await place.blocking(lambda: make(spec.module, allow_modules))
+                    found = await place.blocking(lambda: make(spec, allow_modules))
                     self.keep(fingerprint, found, size)
             finally:
                 # Those that wait have the lock; who comes later finds the program, or makes a lock anew.
