@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dspex import checks
+from dspex.adapter.program import Program
 from dspex.adapter.response import Response, Timing, json_ready
 from dspex.errors import InvalidOption
 from dspex.lm import providers
@@ -17,6 +18,7 @@ from dspex.pool.work import Done
 from dspex.program.classes import named
 from dspex.program.described import Description
 from dspex.program.importpath import is_path, name_of
+from dspex.program.saved import Given
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
@@ -36,6 +38,10 @@ class _Unset:
 
 
 _UNSET = _Unset()
+
+
+def _with_arguments(how: dict[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return how if arguments is None else {**how, "arguments": arguments}
 
 
 class DSPyAdapter:
@@ -266,6 +272,47 @@ class DSPyAdapter:
         prepared = prepare(question, self._open.programs, largest, users=users, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
+
+    def program(
+        self,
+        module: str | type[Any],
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        state: Given | None = None,
+        **how: Any,
+    ) -> Program:
+        """A program to be called again and again, whose state may change meanwhile.
+
+        It is built once in a worker before this returns, so that one which cannot be is known at once.
+
+        Args:
+            module: As of ``generate``.
+            arguments: What the constructor of a program of your own takes, by parameter name.
+            state: The JSON file that ``module.save("x.json")`` wrote, or what ``module.dump_state()`` gives.
+            **how: What else ``generate`` takes, for all its calls: ``signature``, ``lm``, ``timeout``,
+                ``tenant``, options of the module, ….
+
+        Raises:
+            InvalidOption: The constructor has no such arguments, or the state is not of this program.
+            DspexError: The program could not be built.
+            RuntimeError: Called on the runtime's own event loop; await ``aprogram`` there.
+        """
+        made = Program(self, named(module), _with_arguments(how, arguments))
+        made.swap(state)
+        return made
+
+    async def aprogram(
+        self,
+        module: str | type[Any],
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        state: Given | None = None,
+        **how: Any,
+    ) -> Program:
+        """``program`` for event loops."""
+        made = Program(self, named(module), _with_arguments(how, arguments))
+        await made.aswap(state)
+        return made
 
     @property
     def _open(self) -> Runtime:

@@ -236,12 +236,9 @@ def prepare(
         if users is None:
             wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
             sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
-            spec = make(question.module, sig, question.options)
-            entry = catalogue.find(spec.module)
-            shared, repeatable = entry.shared, entry.repeatable
         else:
-            inputs = described.fill(users, question.prompt, question.inputs)
-            spec, shared, repeatable = described.specify(users, question.options)
+            sig, inputs = None, described.fill(users, question.prompt, question.inputs)
+        spec, shared, repeatable = specify(question, sig, users)
         program, name = programs.encoded(spec)
         stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
     except DspexError as error:
@@ -259,6 +256,27 @@ def prepare(
         repeatable,
         needs_lm=users is None,
     )
+
+
+def specify(
+    question: Question, declared: signature.Signature | None, users: Description | None
+) -> tuple[ProgramSpec, bool, bool]:
+    """The program that a question names, and whether it is shared and repeatable.
+
+    Args:
+        question: The question; its state has been read.
+        declared: The signature, for a module of the catalogue.
+        users: What is known of the program, when it is one of the user's own.
+
+    Raises:
+        Refused: Something in its module, its signature or its options is wrong.
+    """
+    if users is not None:
+        return described.specify(users, question.options)
+    assert declared is not None
+    spec = make(question.module, declared, question.options)
+    entry = catalogue.find(spec.module)
+    return spec, entry.shared, entry.repeatable
 
 
 async def send(prepared: Prepared, pool_for: PoolFor, models: Models) -> Done:
