@@ -61,11 +61,12 @@ LM15 = codes(
     lm_timeout="TimeoutError",
     lm_context_window="ContextLengthError",
 )
-#: LiteLLM's, through what DSPy's engine for it makes of them; those that it does not know are unexpected.
+#: LiteLLM's, through what DSPy's engine for it makes of them; what that does not know is told by the table.
 LITELLM = codes(
     lm_auth="AuthenticationError PermissionDeniedError",
-    lm_unsupported="NotFoundError UnsupportedParamsError",
+    lm_unsupported="NotFoundError UnsupportedParamsError ModelNotMappedError",
     lm_invalid_request=(
+        "GuardrailRaisedException BlockedPiiEntityError ModifyResponseException SensitiveDataRouteException "
         "BadRequestError ImageFetchError VectorStoreSearchError PaymentRequiredError RejectedRequestError "
         "LiteLLMUnknownProvider InvalidRequestError UnprocessableEntityError ContentPolicyViolationError"
     ),
@@ -76,8 +77,7 @@ LITELLM = codes(
     lm_unavailable=(
         "APIConnectionError APIError APIResponseValidationError JSONSchemaValidationError "
         "InternalServerError ServiceUnavailableError MidStreamFallbackError BadGatewayError OpenAIError "
-        "ModelNotMappedError MockException GuardrailRaisedException BlockedPiiEntityError "
-        "ModifyResponseException SensitiveDataRouteException"
+        "MockException"
     ),
 )
 KEY = "sk-canary-0123456789"
@@ -205,7 +205,9 @@ def codes_of_litellm() -> dict[str, str]:
         if isinstance(kind, type) and issubclass(kind, Exception):
             error = kind.__new__(kind)  # their constructors take different things
             vars(error).update(message="said no", num_retries=None, max_retries=None)
-            found[name] = faults.translate(wrap_error(to_lm15_error(error), model="x/y")).code
+            wrapped = wrap_error(to_lm15_error(error), model="x/y")
+            wrapped.__cause__ = error
+            found[name] = faults.translate(wrapped).code
     return found
 
 

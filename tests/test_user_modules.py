@@ -120,9 +120,11 @@ def test_inputs_are_checked_like_those_of_a_signature(runtime: dspex.Runtime, pr
     assert ask(runtime, "Router", "short", inputs={"message": "m"}).tone == "short"
 
 
-def test_options_are_the_two_that_there_are(runtime: dspex.Runtime) -> None:
+def test_options_are_those_that_there_are(runtime: dspex.Runtime) -> None:
     """If this failed, an option without effect would be taken without a word."""
-    with pytest.raises(dspex.InvalidOption, match="no option 'temperature'; it has idempotent, shared"):
+    with pytest.raises(
+        dspex.InvalidOption, match="no option 'temperature'; it has arguments, idempotent, shared, state"
+    ):
         ask(runtime, "Router", "x", temperature=0.5)
     with pytest.raises(dspex.InvalidOption, match="takes True or False"):
         ask(runtime, "Router", "x", options={"shared": 1})

@@ -52,7 +52,7 @@ __all__ = ["provider", "runtime", "serving"]  # fixtures
         ("tests.programs:NoForward", dspex.ModuleNotFound),
         ("tests.programs:AsyncForward", dspex.ModuleNotFound),
         ("tests.programs:ByPosition", dspex.ModuleNotFound),
-        ("tests.programs:NeedsArguments", dspex.ModuleNotFound),
+        ("tests.programs:NeedsArguments", dspex.InvalidOption),
         ("tests.programs.deeper:Router", dspex.ModuleNotFound),
     ],
     ids=lambda value: ascii(value)[:40] if isinstance(value, str) else "",
@@ -74,7 +74,7 @@ def test_what_is_no_program_is_refused(
     [
         ("os:system", r"Settings\(allow_modules=\['os'\]\)"),
         ("tests.programs:Rooter", "did you mean 'Router'"),
-        ("tests.programs:NeedsArguments", "needs size, more, and constructor arguments cannot be given yet"),
+        ("tests.programs:NeedsArguments", r"needs 'size', 'more'; give it in arguments=\{'size'"),
         ("tests.programs:Abstract", "abstract: it lacks forward"),
         ("tests.programs:NoForward", "neither forward nor aforward"),
         ("tests.programs:AsyncForward", "call it aforward"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
+    from dspex.adapter.program import Program
     from dspex.adapter.response import Response, Timing
     from dspex.adapter.runtime import Runtime
     from dspex.errors import (
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
 # pydantic, and never DSPy.
 _HOMES = {
     "dspex.adapter.adapter": "DSPyAdapter",
+    "dspex.adapter.program": "Program",
     "dspex.adapter.response": "Response Timing",
     "dspex.adapter.runtime": "Runtime",
     "dspex.errors": (
@@ -164,6 +166,7 @@ __all__ = [
     "PoolSaturated",
     "PoolStats",
     "PoolUnhealthy",
+    "Program",
     "PythonError",
     "PythonTimeout",
     "QueueTimeout",

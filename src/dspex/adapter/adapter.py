@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dspex import checks
+from dspex.adapter.program import Program
 from dspex.adapter.response import Response, Timing, json_ready
 from dspex.errors import InvalidOption
 from dspex.lm import providers
 from dspex.lm.profile import LM
 from dspex.pool.work import Done
+from dspex.program.classes import named
 from dspex.program.described import Description
 from dspex.program.importpath import is_path, name_of
+from dspex.program.saved import Given
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
@@ -35,6 +39,10 @@ class _Unset:
 
 
 _UNSET = _Unset()
+
+
+def _with_arguments(how: dict[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return how if arguments is None else {**how, "arguments": arguments}
 
 
 class DSPyAdapter:
@@ -159,7 +167,7 @@ class DSPyAdapter:
         self,
         prompt: Prompt | None = None,
         *,
-        module: str = "dspy.Predict",
+        module: str | type[Any] = "dspy.Predict",
         signature: str | Signature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
@@ -178,7 +186,7 @@ class DSPyAdapter:
             prompt: Fills the one input that ``inputs`` does not give. A list of messages
                 (``{"role": ..., "content": ...}``): the last is the prompt, those before it the history.
             module: Which DSPy module, ``"dspy.ChainOfThought"`` or ``"ChainOfThought"``; or the import path
-                of a ``dspy.Module`` of your own (``"shop.support:Router"``), which
+                of a ``dspy.Module`` of your own (``"shop.support:Router"``), or its class, which
                 ``Settings(allow_modules=...)`` has to allow.
             signature: What goes in and comes out (``"question -> answer"``); None is
                 ``prompt -> response``. A module of your own takes none: its inputs are the parameters of its
@@ -193,7 +201,9 @@ class DSPyAdapter:
             priority: ``"batch"`` lets interactive calls go first.
             options: Options of the module whose names clash with a parameter's here.
             **more_options: Options of the module (``temperature``, ``max_tokens``, ``n``, …); of one of your
-                own ``shared`` and ``idempotent``, for this call.
+                own ``arguments`` (of its constructor, by name), ``shared`` and ``idempotent``. Any module
+                takes ``state``: the JSON file that ``module.save()`` wrote, or what ``module.dump_state()``
+                gives.
 
         Raises:
             Refused: The call was refused before an LM was asked.
@@ -214,8 +224,9 @@ class DSPyAdapter:
             sandbox,
             debug,
         )
+        question = self._open.states.loaded(question)
         users = self._known(question)
-        if users is None and is_path(module):
+        if users is None and is_path(question.module):
             users = self._open.portal.run(lambda: self._describe(question), "agenerate")
         prepared = self._prepare(question, users)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
@@ -225,7 +236,7 @@ class DSPyAdapter:
         self,
         prompt: Prompt | None = None,
         *,
-        module: str = "dspy.Predict",
+        module: str | type[Any] = "dspy.Predict",
         signature: str | Signature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
@@ -252,12 +263,55 @@ class DSPyAdapter:
             sandbox,
             debug,
         )
+        if self._open.states.waits(question):
+            question = await asyncio.to_thread(self._open.states.loaded, question)
         users = self._known(question)
-        if users is None and is_path(module):
+        if users is None and is_path(question.module):
             users = await self._open.portal.wait(lambda: self._describe(question))
         prepared = self._prepare(question, users, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
+
+    def program(
+        self,
+        module: str | type[Any],
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        state: Given | None = None,
+        **how: Any,
+    ) -> Program:
+        """A program to be called again and again, whose state may change meanwhile.
+
+        It is built once in a worker before this returns, so that one which cannot be is known at once.
+
+        Args:
+            module: As of ``generate``.
+            arguments: What the constructor of a program of your own takes, by parameter name.
+            state: The JSON file that ``module.save("x.json")`` wrote, or what ``module.dump_state()`` gives.
+            **how: What else ``generate`` takes, for all its calls: ``signature``, ``lm``, ``timeout``,
+                ``tenant``, options of the module, ….
+
+        Raises:
+            InvalidOption: The constructor has no such arguments, or the state is not of this program.
+            DspexError: The program could not be built.
+            RuntimeError: Called on the runtime's own event loop; await ``aprogram`` there.
+        """
+        made = Program(self, named(module), _with_arguments(how, arguments))
+        made.swap(state)
+        return made
+
+    async def aprogram(
+        self,
+        module: str | type[Any],
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        state: Given | None = None,
+        **how: Any,
+    ) -> Program:
+        """``program`` for event loops."""
+        made = Program(self, named(module), _with_arguments(how, arguments))
+        await made.aswap(state)
+        return made
 
     @property
     def _open(self) -> Runtime:
@@ -270,7 +324,7 @@ class DSPyAdapter:
     def _question(
         self,
         prompt: Prompt | None,
-        module: str,
+        module: str | type[Any],
         signature: str | Signature | None,
         inputs: Mapping[str, Any] | None,
         lm: LM | str | None,
@@ -281,6 +335,7 @@ class DSPyAdapter:
         sandbox: str,
         debug: bool,
     ) -> Question:
+        module = named(module)
         if self._module_config:
             options = {**self._module_config.get(name_of(module), {}), **options}
         seconds = self._timeout if isinstance(timeout, _Unset) else timeout

@@ -46,11 +46,12 @@ class Response:
         cached: Whether the answer came from dspex's cache.
         worker: Number of the worker that answered.
         request_id: The call's name, as in its errors.
+        program_version: Which version of a ``Program`` answered; None when the call was not made by one.
     """
 
     __slots__ = (
-        "attempts", "cached", "completions", "cost", "model", "outputs", "request_id", "requests", "timing",
-        "tool_calls", "trajectory", "usage", "worker",
+        "attempts", "cached", "completions", "cost", "model", "outputs", "program_version", "request_id",
+        "requests", "timing", "tool_calls", "trajectory", "usage", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +83,7 @@ class Response:
         self.cached = False
         self.worker = worker
         self.request_id = request_id
+        self.program_version: int | None = None
 
     @property
     def content(self) -> str:
@@ -124,6 +126,7 @@ class Response:
             "cached": self.cached,
             "worker": self.worker,
             "request_id": self.request_id,
+            "program_version": self.program_version,
         }
 
 

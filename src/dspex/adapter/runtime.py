@@ -21,6 +21,7 @@ from dspex.runtime.call import Programs
 from dspex.runtime.core import Core
 from dspex.runtime.pools import DEFAULT_POOL
 from dspex.runtime.portal import Portal
+from dspex.runtime.states import States
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
 
@@ -61,6 +62,7 @@ class Runtime:
         self.core = Core(lm, lms, pools, self._settings() if settings is None else settings, self._zygote)
         self.portal = Portal()
         self.programs = Programs()
+        self.states = States()
         self._start_timeout = start_timeout
         self._wait = wait
         self._state: Literal["new", "open", "closed"] = "new"
@@ -187,7 +189,7 @@ class Runtime:
 
     def pool(self, name: str = DEFAULT_POOL) -> Bridge:
         """One pool, for commands by name."""
-        return Bridge(self.core, self.portal, self.programs, name, runtime=self)
+        return Bridge(self.core, self.portal, self.programs, self.states, name, runtime=self)
 
     def reload(self) -> None:
         """Read the settings file and the environment again, and take over their LM profiles and default LM.

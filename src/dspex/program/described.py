@@ -7,12 +7,16 @@ from typing import Any
 
 import msgspec
 
-from dspex.errors import InvalidInput, InvalidOption
+from dspex.errors import InvalidInput, InvalidOption, PayloadTooLarge
 from dspex.program.prompt import hinted, listed, mapping, place_of
+from dspex.program.saved import LONGEST, Saved
+from dspex.program.spec import ProgramSpec
 from dspex.program.suggest import nearest
+from dspex.wire.values import encode
 
-#: What a caller may say of such a program for one call.
-OPTIONS = ("idempotent", "shared")
+#: What a caller may say of such a program.
+OPTIONS = ("arguments", "idempotent", "shared", "state")
+_FLAGS = ("idempotent", "shared")
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -40,6 +44,8 @@ class Description(msgspec.Struct, frozen=True):
         shared: Whether it may run in a worker that runs other calls as well.
         idempotent: Whether running it twice does no more than running it once.
         answer: What the command ``describe`` says of it.
+        arguments: Parameters of its constructor.
+        takes_any_argument: Whether that takes any other as well.
     """
 
     module: str
@@ -48,40 +54,54 @@ class Description(msgspec.Struct, frozen=True):
     shared: bool
     idempotent: bool
     answer: dict[str, Any]
+    arguments: tuple[Parameter, ...] = ()
+    takes_any_argument: bool = False
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Description:
         """From what ``describe`` answered."""
-        inputs = tuple(
-            Parameter(name, said["type"], said["required"]) for name, said in answer["inputs"].items()
-        )
+
+        def parameters(of: str) -> tuple[Parameter, ...]:
+            return tuple(Parameter(name, said["type"], said["required"]) for name, said in answer[of].items())
+
         return cls(
-            answer["module"], inputs, answer["takes_any"], answer["shared"], answer["idempotent"], answer
+            answer["module"],
+            parameters("inputs"),
+            answer["takes_any"],
+            answer["shared"],
+            answer["idempotent"],
+            answer,
+            parameters("arguments"),
+            answer["takes_any_argument"],
         )
 
 
-class Traits(msgspec.Struct, frozen=True):
-    """How one call of such a program is run.
+class Said(msgspec.Struct, frozen=True):
+    """What a caller says of such a program.
 
     Attributes:
-        shared: Whether it may run beside other calls.
-        idempotent: Whether it may simply run again.
+        shared: Whether it may run beside other calls; None is what the program says.
+        idempotent: Whether it may simply run again; None is what the program says.
+        arguments: What its constructor is given.
+        state: What was saved of it.
     """
 
-    shared: bool
-    idempotent: bool
+    shared: bool | None = None
+    idempotent: bool | None = None
+    arguments: dict[str, Any] = {}
+    state: Saved | None = None
 
 
-def check_options(module: str, options: Mapping[str, Any] | None) -> dict[str, bool]:
-    """What the caller says of the program for this call.
+def check_options(module: str, options: Mapping[str, Any] | None) -> Said:
+    """What the caller says of the program.
 
     Raises:
-        InvalidOption: It says something else than ``shared`` and ``idempotent``, or not a boolean.
+        InvalidOption: It says something else than there is to say, or not as it is said.
     """
     given = {} if options is None else options
     if not isinstance(given, Mapping):
         raise InvalidOption(f"options of {module} are a dict, not {type(given).__name__}")
-    checked = {}
+    checked: dict[str, Any] = {}
     for name in sorted(given, key=str):
         value = given[name]
         if name not in OPTIONS:
@@ -98,13 +118,89 @@ def check_options(module: str, options: Mapping[str, Any] | None) -> dict[str, b
             )
         if value is None:
             continue
-        if not isinstance(value, bool):
-            raise InvalidOption(
-                f"option {name!r} of {module} takes True or False, not {str(value)[:40]!a}",
-                details={"module": module, "option": name, "expected": "True or False"},
-            )
-        checked[name] = value
-    return checked
+        if name in _FLAGS and not isinstance(value, bool):
+            raise _takes(module, name, "True or False", value)
+        if name == "arguments" and not (
+            isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        ):
+            raise _takes(module, name, "a dict by parameter name", value)
+        if name == "state" and not isinstance(value, Saved):
+            raise _takes(module, name, "a path to a JSON file, or a dict", value)
+        checked[name] = dict(value) if name == "arguments" else value
+    return Said(**checked)
+
+
+def _takes(module: str, name: str, expected: str, value: Any) -> InvalidOption:
+    return InvalidOption(
+        f"option {name!r} of {module} takes {expected}, not {str(value)[:40]!a}",
+        details={"module": module, "option": name, "expected": expected},
+    )
+
+
+def specify(described: Description, options: Mapping[str, Any] | None) -> tuple[ProgramSpec, bool, bool]:
+    """The program with what a caller says of it, and whether it is shared and idempotent.
+
+    Raises:
+        InvalidOption: It says something that there is not to say.
+        InvalidInput: An argument cannot be sent.
+        PayloadTooLarge: The arguments are too large to go with a call.
+    """
+    said = check_options(described.module, options)
+    known = [(parameter.name, parameter.required) for parameter in described.arguments]
+    check_arguments(described.module, known, said.arguments, takes_any=described.takes_any_argument)
+    spec = ProgramSpec(
+        described.module,
+        None,
+        arguments=_encoded(said.arguments),
+        state=b"" if said.state is None else said.state.encoded,
+    )
+    shared = described.shared if said.shared is None else said.shared
+    idempotent = described.idempotent if said.idempotent is None else said.idempotent
+    return spec, shared, idempotent
+
+
+def _encoded(arguments: dict[str, Any]) -> bytes:
+    if not arguments:
+        return b""
+    pieces, _ = encode({name: arguments[name] for name in sorted(arguments)}, where="arguments")
+    size = sum(map(len, pieces))
+    if size > LONGEST:
+        raise PayloadTooLarge(
+            f"arguments of {size:,} bytes are too large to go with each call: at most {LONGEST:,}; have the "
+            "constructor read them, or make them an input",
+            details={"size": size, "limit": LONGEST},
+        )
+    return b"".join(pieces)
+
+
+def check_arguments(
+    module: str, known: Sequence[tuple[str, bool]], given: Mapping[str, Any], *, takes_any: bool
+) -> None:
+    """Compare the arguments of a constructor with its parameters.
+
+    Args:
+        module: The program's import path.
+        known: Names of the parameters, each with whether it has to be given.
+        given: What was given.
+        takes_any: Whether it takes others as well.
+
+    Raises:
+        InvalidOption: One is missing, or unknown.
+    """
+    names = [name for name, _ in known]
+    unknown = [name for name in given if name not in names]
+    if unknown and not takes_any:
+        shown = ", ".join(hinted(name, names) for name in unknown[:5])
+        raise InvalidOption(
+            f"the constructor of {module} has no argument {shown}; it has {listed(names) or 'none'}",
+            details={"module": module, "option": "arguments", "unknown": unknown, "known": names},
+        )
+    if missing := [name for name, required in known if required and name not in given]:
+        raise InvalidOption(
+            f"the constructor of {module} needs {listed(missing)}; give it in "
+            f"arguments={{{missing[0]!r}: ...}}",
+            details={"module": module, "option": "arguments", "missing": missing, "known": names},
+        )
 
 
 def refuse_signature(module: str, signature: object) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import keyword
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dspex.errors import ModuleNotFound, NotAllowed
 from dspex.program import catalogue
+from dspex.program.classes import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,16 +26,17 @@ def is_path(module: object) -> bool:
     return isinstance(module, str) and ":" in module
 
 
-def name_of(module: str) -> str:
+def name_of(module: str | type[Any]) -> str:
     """The full name of a module: one of the catalogue, or an import path as it is.
 
     Raises:
         ModuleNotFound: It is neither.
     """
-    if not is_path(module):
-        return catalogue.find(module).name
-    split(module)
-    return module
+    name = named(module)
+    if not is_path(name):
+        return catalogue.find(name).name
+    split(name)
+    return name
 
 
 def split(path: str) -> tuple[str, str]:

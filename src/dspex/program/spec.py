@@ -10,6 +10,7 @@ from dspex.errors import InvalidOption
 from dspex.program import catalogue
 from dspex.program import options as options_
 from dspex.program import signature as signature_
+from dspex.program.saved import Saved
 from dspex.types import ToolSpec
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
         options: Checked options of the module by name.
         tools: What its tools are called and take.
         sandbox: Where code that a model wrote is run: ``"auto"``, ``"monty"`` or ``"deno"``.
+        arguments: What the constructor of a program of the user's own is given, by parameter name, encoded as
+            a value (``dspex.wire.values``); empty for none.
+        state: What was saved of it (``dspex.program.saved``); empty for none.
     """
 
     module: str
@@ -34,6 +38,8 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
     options: dict[str, Any] = {}
     tools: tuple[ToolSpec, ...] = ()
     sandbox: str = "auto"
+    arguments: bytes = b""
+    state: bytes = b""
 
     @property
     def declared(self) -> signature_.Signature:
@@ -48,7 +54,7 @@ def make(
     options: Mapping[str, Any] | None = None,
     tools: tuple[ToolSpec, ...] = (),
 ) -> ProgramSpec:
-    """A checked spec from what a caller wrote.
+    """A checked spec from what a caller wrote; a state that was read may be among the options.
 
     Raises:
         ModuleNotFound: No module has that name.
@@ -64,4 +70,20 @@ def make(
             f"{entry.name} calls no tools; modules that do: {able}",
             details={"module": entry.name, "option": "tools"},
         )
-    return ProgramSpec(entry.name, checked, options_.check(entry, options), tools)
+    own, state = _without_state(entry, options)
+    return ProgramSpec(entry.name, checked, options_.check(entry, own), tools, state=state)
+
+
+def _without_state(
+    entry: catalogue.ModuleEntry, options: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any] | None, bytes]:
+    """The options of the module itself, and the state that was given beside them."""
+    state = options.get("state") if isinstance(options, dict) else None
+    if state is None or options is None:
+        return options, b""
+    if not isinstance(state, Saved):
+        raise InvalidOption(
+            f"option 'state' of {entry.name} takes a path to a JSON file, or a dict",
+            details={"module": entry.name, "option": "state"},
+        )
+    return {name: value for name, value in options.items() if name != "state"}, state.encoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import secrets
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from dspex.errors import DspexError, InvalidInput, InvalidOption
 from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
+from dspex.program.classes import named
 from dspex.program.described import Description
 from dspex.program.importpath import is_path
 from dspex.runtime.call import (
@@ -28,6 +30,7 @@ from dspex.runtime.caller import Caller, Priority, caller
 from dspex.runtime.core import Core
 from dspex.runtime.modules import describe, known
 from dspex.runtime.portal import Portal
+from dspex.runtime.states import States
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
@@ -53,15 +56,19 @@ class Bridge:
         core: The runtime's core.
         portal: The way onto its loop.
         programs: The runtime's encoded programs.
+        states: The runtime's saved states.
         name: The pool's name.
         runtime: What has to live as long as this does; it is closed when nobody has it any more.
     """
 
-    def __init__(self, core: Core, portal: Portal, programs: Programs, name: str, *, runtime: object) -> None:
+    def __init__(
+        self, core: Core, portal: Portal, programs: Programs, states: States, name: str, *, runtime: object
+    ) -> None:
         self._runtime = runtime
         self._core = core
         self._portal = portal
         self._programs = programs
+        self._states = states
         self._name = name
         self._max_payload = core.settings.max_payload
 
@@ -98,6 +105,8 @@ class Bridge:
         whose = caller(tenant, priority)
         question = self._question(command, args, timeout, whose)
         users = None
+        if question is not None:
+            question = self._states.loaded(question)
         if question is not None and is_path(question.module):
             users = known(question, self._core.modules) or self._portal.run(
                 lambda: self._describe(question), "aexecute"
@@ -123,6 +132,8 @@ class Bridge:
         whose = caller(tenant, priority)
         question = self._question(command, args, timeout, whose)
         users = None
+        if question is not None and self._states.waits(question):
+            question = await asyncio.to_thread(self._states.loaded, question)
         if question is not None and is_path(question.module):
             users = known(question, self._core.modules) or await self._portal.wait(
                 lambda: self._describe(question)
@@ -141,12 +152,12 @@ class Bridge:
             raise InvalidOption(f"a command is named by text, not {command!a}")
         if command in _MODULE_COMMANDS:
             return _question(args or {}, deadline_in(timeout), whose)
-        if command == "describe" and isinstance(args, dict) and is_path(args.get("module")):
+        module = args.get("module") if command == "describe" and isinstance(args, dict) else None
+        module = named(module) if isinstance(module, type) else module
+        if isinstance(args, dict) and isinstance(module, str) and is_path(module):
             if unknown := sorted(map(str, args.keys() - {"module", "signature"})):
                 raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
-            return Question(
-                module=args["module"], signature=args.get("signature"), deadline=deadline_in(timeout)
-            )
+            return Question(module=module, signature=args.get("signature"), deadline=deadline_in(timeout))
         return None
 
     def _prepare(
@@ -246,7 +257,7 @@ def _question(args: dict[str, Any], deadline: float | None, whose: Caller) -> Qu
         )
     return Question(
         prompt=args.get("prompt"),
-        module=args.get("module", "dspy.Predict"),
+        module=named(args.get("module", "dspy.Predict")),
         signature=args.get("signature"),
         inputs=args.get("inputs"),
         options=args.get("options") or {},

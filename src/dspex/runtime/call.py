@@ -19,15 +19,16 @@ from dspex.errors import DspexError, InvalidOption, LMAuth, LMNotConfigured, Pyt
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
-from dspex.program import catalogue, described, prompt, signature
+from dspex.program import described, prompt, signature
 from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
-from dspex.program.importpath import is_path, name_of, require_allowed
-from dspex.program.spec import ProgramSpec, make
-from dspex.program.toolspec import CallersTool, look_at
+from dspex.program.importpath import is_path, name_of
+from dspex.program.spec import ProgramSpec
+from dspex.program.toolspec import CallersTool
 from dspex.runtime.caller import Caller
 from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
+from dspex.runtime.specify import specify
 from dspex.runtime.tools import CallTools, by_name
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.blobs import Blob
@@ -39,6 +40,7 @@ _log = logging.getLogger("dspex.runtime")
 DEFAULT_SIGNATURE = "prompt -> response"
 _PROGRAMS_KEPT = 1024
 _LONGEST_KEPT = 16 * 1024
+_BYTES_KEPT = 16 * 1024 * 1024
 
 
 class PoolFor(Protocol):
@@ -141,28 +143,33 @@ class Answer:
 class Programs:
     """Encoded specs of programs that were called before, so that a repeated call does not make them again.
 
-    Used from any thread. Specs with long texts are not kept: a service may have one per caller.
+    Used from any thread. Specs with long texts are not kept, for a service may have one per caller; those
+    with a saved state are, for the same one goes with call after call.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, signature.Signature | None, str], tuple[bytes, bytes]] = (
-            OrderedDict()
-        )
+        self._kept: OrderedDict[tuple[Any, ...], tuple[bytes, bytes]] = OrderedDict()
+        self._size = 0
 
     def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
         """The spec as it travels, and its fingerprint."""
-        key = (spec.module, spec.signature, repr((spec.options, spec.tools, spec.sandbox)))
+        told = repr((spec.options, spec.tools, spec.sandbox))
+        key = (spec.module, spec.signature, told, spec.arguments, spec.state)
         with self._lock:
             found = self._kept.get(key)
         if found is None:
             found = (msgspec.msgpack.encode(spec), fingerprint(spec))
-            if len(found[0]) <= _LONGEST_KEPT:
+            if spec.state or len(found[0]) <= _LONGEST_KEPT:
                 with self._lock:
-                    self._kept[key] = found
-                    if len(self._kept) > _PROGRAMS_KEPT:
-                        self._kept.popitem(last=False)
+                    self._keep(key, found)
         return found
+
+    def _keep(self, key: tuple[Any, ...], encoded: tuple[bytes, bytes]) -> None:
+        self._size += len(encoded[0]) - len(self._kept.get(key, (b"",))[0])
+        self._kept[key] = encoded
+        while len(self._kept) > 1 and (len(self._kept) > _PROGRAMS_KEPT or self._size > _BYTES_KEPT):
+            self._size -= len(self._kept.popitem(last=False)[1][0])
 
 
 def deadline_in(timeout: float | None) -> float | None:
@@ -253,24 +260,10 @@ def prepare(
         if users is None:
             wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
             sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
-            entry = catalogue.find(question.module)
-            tools = _tools(question, entry, allow_modules)
-            spec = make(entry.name, sig, question.options, tuple(tool.spec for tool in tools))
-            # What a worker loads it runs alone, so that it can be ended for it.
-            loaded = [tool.spec for tool in tools if tool.spec.path is not None]
-            shared = entry.shared and not loaded
-            repeatable = entry.repeatable and all(tool.idempotent for tool in loaded)
         else:
-            if question.tools:
-                raise InvalidOption(
-                    f"{users.module} has its tools in its own code", details={"option": "tools"}
-                )
-            tools = ()
-            said = described.check_options(question.module, question.options)
-            inputs = described.fill(users, question.prompt, question.inputs)
-            spec = ProgramSpec(users.module, None)
-            shared = said.get("shared", users.shared)
-            repeatable = said.get("idempotent", users.idempotent)
+            sig, inputs = None, described.fill(users, question.prompt, question.inputs)
+        named = specify(question, sig, users, allow_modules)
+        spec = named.spec
         program, name = programs.encoded(spec)
         stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
     except DspexError as error:
@@ -284,31 +277,14 @@ def prepare(
         name,
         stored,
         types,
-        shared,
-        repeatable,
+        named.shared,
+        named.repeatable,
         needs_lm=users is None,
-        tools=by_name(tools),
-        context=contextvars.copy_context() if tools else None,
-        loop=asyncio.get_running_loop() if tools and on_loop else None,
+        tools=by_name(named.tools),
+        context=contextvars.copy_context() if named.tools else None,
+        loop=asyncio.get_running_loop() if named.tools and on_loop else None,
         largest=max_payload,
     )
-
-
-def _tools(
-    question: Question, entry: catalogue.ModuleEntry, allow_modules: Collection[str]
-) -> tuple[CallersTool, ...]:
-    if question.tools is None:
-        if "tools" in entry.needs:
-            raise InvalidOption(
-                f"{entry.name} needs tools=[...], the functions that the model may have called",
-                details={"module": entry.name, "option": "tools"},
-            )
-        return ()
-    tools = look_at(question.tools, entry.name)
-    for tool in tools:
-        if tool.spec.path is not None:
-            require_allowed(tool.spec.path, allow_modules)
-    return tools
 
 
 async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions: Functions) -> Done:

@@ -53,6 +53,8 @@ class Commands:
 
     async def run(self, call: Call, args: Args) -> list[bytes]:
         """Run the call's command and return its encoded result, in pieces; its arguments are let go of."""
+        if call.command == "build" and call.fingerprint:  # of the runtime's own, not one that callers name
+            return await self._build(call)
         own = self._own.get(call.command)
         if own is not None:
             return await own(call, args)
@@ -67,6 +69,12 @@ class Commands:
         else:
             encoded = await self._place.awaited(lambda: self._run_awaited(program, call.lm, args))
         return encoded
+
+    async def _build(self, call: Call) -> list[bytes]:
+        """Build a program, and give the names of its predictors."""
+        programs = self._worker.programs
+        program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
+        return encode_result([name for name, _ in program.module.named_parameters()])
 
     async def _run_awaited(self, program: Runnable, number: int, args: Args) -> list[bytes]:
         with self._lm(number) as (lm, adapter):

@@ -235,7 +235,7 @@ def _status(error: BaseException, model: str) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
     if isinstance(error, Exception):
-        kind = faults.kind_of(wrap_error(error, model=model))
+        kind = faults.kind_of(error) or faults.kind_of(wrap_error(error, model=model))
         return kind.code if kind else "python_error"
     return type(error).__name__
 

@@ -1,4 +1,4 @@
-"""What a failure inside a worker is called outside: one table from DSPy's classes to dspex's."""
+"""What a failure inside a worker is called outside, and what is told of it."""
 
 from __future__ import annotations
 
@@ -8,36 +8,18 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from dspy.clients.engines.litellm_errors import to_lm15_error
+from dspy.clients.errors import wrap_error
 from dspy.utils import exceptions as dspy_errors
 
 from dspex import errors
+from dspex.worker import fault_table
 
-# Specific classes before their parents; tests/test_faults.py walks DSPy's tree and finds each class here.
-_TABLE: tuple[tuple[type[BaseException], type[errors.DspexError]], ...] = (
-    (dspy_errors.ContextWindowExceededError, errors.LMContextWindow),
-    (dspy_errors.LMAuthError, errors.LMAuth),
-    (dspy_errors.LMBillingError, errors.LMBilling),
-    (dspy_errors.LMRateLimitError, errors.LMRateLimited),
-    (dspy_errors.LMTimeoutError, errors.LMTimeout),
-    (dspy_errors.LMUnsupportedModelError, errors.LMUnsupported),
-    (dspy_errors.LMUnsupportedFeatureError, errors.LMUnsupported),
-    (dspy_errors.LMInvalidRequestError, errors.LMInvalidRequest),
-    (dspy_errors.LMServerError, errors.LMUnavailable),
-    (dspy_errors.LMTransportError, errors.LMUnavailable),
-    (dspy_errors.LMLockTimeoutError, errors.LMUnavailable),
-    (dspy_errors.LMNotConfiguredError, errors.LMNotConfigured),
-    (dspy_errors.LMConfigurationError, errors.LMInvalidRequest),
-    (dspy_errors.LMCollectionLimitError, errors.LMUnavailable),
-    (dspy_errors.LMStreamAssemblyError, errors.LMUnavailable),
-    (dspy_errors.LMUnexpectedError, errors.LMUnavailable),
-    (dspy_errors.LMProviderError, errors.LMUnavailable),
-    (dspy_errors.LMError, errors.LMUnavailable),
-)
 _TEXT_KEPT = 4000
 _PAYMENT_REQUIRED = 402
 # What a server says of a path, or a method, that it does not have.
@@ -83,16 +65,33 @@ class Ended(BaseException):
 
 
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
-    """The dspex class for an LM failure of DSPy's; None for any other exception."""
-    kind = next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), None)
-    if kind is None:
+    """The dspex class for a failure that keeps its own code; None for any exception of the user's code."""
+    row = fault_table.find(type(error))
+    if type(error) is dspy_errors.LMUnexpectedError and error.__cause__ is not None:
+        # DSPy did not know what the engine had raised; the table may.
+        known = fault_table.find(type(error.__cause__))
+        row = row if known == fault_table.PYTHON else known
+    if row == fault_table.PYTHON:
         return None
-    if _is_page(error):
+    told = _as_dspy(error)
+    if isinstance(row, str):
+        row = fault_table.find(type(told))
+        assert not isinstance(row, str)
+    if not issubclass(row, errors.LMError):
+        return row
+    if _is_page(told):
         return errors.LMUnavailable
-    if getattr(error, "status", None) == _METHOD_NOT_ALLOWED:
+    if getattr(told, "status", None) == _METHOD_NOT_ALLOWED:
         return errors.LMInvalidRequest
     # Not every engine knows what "payment required" means.
-    return errors.LMBilling if getattr(error, "status", None) == _PAYMENT_REQUIRED else kind
+    return errors.LMBilling if getattr(told, "status", None) == _PAYMENT_REQUIRED else row
+
+
+def _as_dspy(error: BaseException) -> Any:
+    """A failure with what DSPy's errors have: a status, a wait, a model. Engines have names of their own."""
+    if isinstance(error, dspy_errors.DSPyError) or not isinstance(error, Exception):
+        return error
+    return wrap_error(to_lm15_error(error), model=getattr(error, "model", None) or "")
 
 
 def _is_page(error: Any) -> bool:
@@ -132,26 +131,62 @@ def _translate(error: BaseException) -> errors.DspexError:
         return error
     if isinstance(error, dspy_errors.AdapterParseError):
         return _parse_error(error)
+    if isinstance(error, BaseExceptionGroup):
+        return _of_group(error)
     kind = kind_of(error)
     if kind is errors.LMInvalidRequest and _TOO_LONG.search(_text(error)):
         kind = errors.LMContextWindow
-    if kind is not None:
-        return _lm_error(kind, error)
-    return python_error("", error)
+    if kind is None:
+        return python_error("", error)
+    if kind is errors.SandboxError:
+        return kind(_text(error), details={"type": type(error).__qualname__, "message": _text(error)})
+    return _lm_error(kind, _as_dspy(error))
+
+
+def _of_group(group: BaseExceptionGroup[Any]) -> errors.DspexError:
+    """What a group of tasks raised: the first of failures that all keep their code, else the group."""
+    leaves = list(_leaves(group))
+    if all(_keeps_code(leaf) for leaf in leaves):
+        return _translate(leaves[0])
+    return python_error("", group)
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _keeps_code(error: BaseException) -> bool:
+    return isinstance(error, errors.DspexError) or kind_of(error) is not None
+
+
+def _cause_of(error: BaseException) -> dict[str, Any] | None:
+    """The failure with a code of its own that an exception was raised ``from``, or None."""
+    cause, seen = error.__cause__, {id(error)}
+    while cause is not None and id(cause) not in seen:
+        if _keeps_code(cause):
+            told = _translate(cause)
+            return {name: told.to_wire()[name] for name in ("code", "message", "retryable", "retry_after")}
+        seen.add(id(cause))
+        cause = cause.__cause__
+    return None
 
 
 def python_error(doing: str, error: BaseException) -> errors.PythonError:
-    """An exception of the user's code, with where it was raised.
+    """An exception of the user's code, with where it was raised and what it was raised from.
 
     Args:
         doing: What was being done, to begin the message with.
         error: The exception.
     """
     text = _text(error)
-    return errors.PythonError(
-        f"{doing}{type(error).__name__}: {text}",
-        details={"type": type(error).__qualname__, "message": text, "frames": frames(error)},
-    )
+    details: dict[str, Any] = {"type": type(error).__qualname__, "message": text, "frames": frames(error)}
+    if (cause := _cause_of(error)) is not None:
+        details["cause"] = cause
+    return errors.PythonError(f"{doing}{type(error).__name__}: {text}", details=details)
 
 
 def _lm_error(kind: type[errors.DspexError], error: Any) -> errors.DspexError:
@@ -218,9 +253,11 @@ def _text(said: object) -> str:
 def _cut(error: errors.DspexError) -> errors.DspexError:
     error.message = error.message[:_TEXT_KEPT]
     error.args = (error.message,)
-    for name in ("text", "message"):
-        if isinstance(error.details.get(name), str):
-            error.details[name] = error.details[name][:_TEXT_KEPT]
+    for told in (error.details, error.details.get("cause")):
+        if isinstance(told, dict):
+            for name in ("text", "message"):
+                if isinstance(told.get(name), str):
+                    told[name] = told[name][:_TEXT_KEPT]
     return error
 
 

@@ -9,14 +9,16 @@ import msgspec
 
 from dspex.program.importpath import is_path
 from dspex.program.spec import ProgramSpec
+from dspex.worker import states
 from dspex.worker.build import build, imports
 from dspex.worker.built import Runnable
 from dspex.worker.threads import Place
 from dspex.worker.users import make
 
 _PROGRAMS_KEPT = 256
-# Bytes of their specs in all: a service may have a long instruction text for each of its callers.
-_SPECS_KEPT = 4 * 1024 * 1024
+# Bytes of their specs in all: a service may have a long instruction text for each of its callers. One with
+# the largest state has room beside the one that takes its place.
+_SPECS_KEPT = 12 * 1024 * 1024
 _decode_spec = msgspec.msgpack.Decoder(ProgramSpec).decode
 
 
@@ -64,7 +66,7 @@ class Programs:
         spec = _decode_spec(encoded)
         size = len(bytes(encoded))
         if not is_path(spec.module) and not imports(spec):
-            program = build(spec)
+            program = _built(spec, allow_modules)
             self.keep(fingerprint, program, size)
             return program
         lock = self._building.setdefault(fingerprint, asyncio.Lock())
@@ -81,4 +83,11 @@ class Programs:
 
 
 def _made(spec: ProgramSpec, allow_modules: list[str]) -> Runnable:
-    return make(spec.module, allow_modules) if is_path(spec.module) else build(spec, allow_modules)
+    return make(spec, allow_modules) if is_path(spec.module) else _built(spec, allow_modules)
+
+
+def _built(spec: ProgramSpec, allow_modules: list[str]) -> Runnable:
+    program = build(spec, allow_modules)
+    if spec.state:
+        states.load(spec.module, program.module, spec.state)
+    return program

@@ -13,13 +13,16 @@ from typing import Any
 import dspy
 import pydantic
 
-from dspex.errors import InvalidInput, ModuleNotFound
+from dspex.errors import InvalidInput, InvalidOption, ModuleNotFound
+from dspex.program import described
 from dspex.program.fieldtypes import HISTORY
 from dspex.program.importpath import is_allowed, not_allowed, require_allowed, split
 from dspex.program.signature import resolve, type_of
+from dspex.program.spec import ProgramSpec
 from dspex.program.suggest import nearest
 from dspex.types import ModuleTraits
-from dspex.worker import faults
+from dspex.wire.values import decode
+from dspex.worker import faults, states
 from dspex.worker.validate import convert, refuse_text
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -89,21 +92,26 @@ class UserProgram:
         return {}
 
 
-def make(path: str, allow_modules: list[str]) -> UserProgram:
-    """Import a program and make it; blocks for as long as its code does.
+def make(spec: ProgramSpec, allow_modules: list[str]) -> UserProgram:
+    """Import a program, make it and load its state; blocks for as long as its code does.
 
     Raises:
         NotAllowed: The operator did not allow it.
         ModuleNotFound: There is no such program, or not one that can be run.
+        InvalidOption: The arguments are not those of its constructor, or the state is not its own.
         PythonError: Its module or its constructor failed.
     """
+    path = spec.module
     found = find(path, allow_modules)
     function, is_async = _entry(path, found)
     parameters, takes_any = _parameters(path, function)
+    arguments = _arguments(path, found, spec.arguments)
     try:
-        module = found()
+        module = found(**arguments)
     except BaseException as error:
         raise faults.python_error(f"the constructor of {path} failed: ", error) from error
+    if spec.state:
+        states.load(path, module, spec.state)
     simple = {name: spelling for name, spelling in _spellings(function, parameters).items() if spelling}
     resolved = {name: (spelling, resolve(spelling)) for name, spelling in simple.items()}
     return UserProgram(path, module, not is_async, parameters, resolved, takes_any)
@@ -121,6 +129,9 @@ def describe(path: str, allow_modules: list[str]) -> dict[str, Any]:
     function, is_async = _entry(path, found)
     parameters, takes_any = _parameters(path, function)
     spellings = _spellings(function, parameters)
+    constructor = _constructor(found)
+    made_with, any_argument = _parameters(path, constructor)
+    typed = _spellings(constructor, made_with)
     # Only what its own class says: a subclass may do what its parent promised not to.
     traits = vars(found).get("__dspex__", ModuleTraits())
     doc = inspect.cleandoc(vars(found).get("__doc__") or "")
@@ -130,6 +141,8 @@ def describe(path: str, allow_modules: list[str]) -> dict[str, Any]:
         "instructions": doc,
         "inputs": {name: _described(parameter, spellings[name]) for name, parameter in parameters.items()},
         "outputs": None,  # they are what it returns
+        "arguments": {name: _described(parameter, typed[name]) for name, parameter in made_with.items()},
+        "takes_any_argument": any_argument,
         "takes_any": takes_any,
         "is_async": is_async,
         "shared": traits.shared,
@@ -169,13 +182,6 @@ def find(path: str, allow_modules: list[str]) -> Any:
     if inspect.isabstract(found):
         left = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
         raise _unfit(path, f"{path} is abstract: it lacks {left}")
-    needed = _needed(getattr(found, "__init__"))  # noqa: B009 (mypy)
-    if needed:
-        raise _unfit(
-            path,
-            f"the constructor of {path} needs {', '.join(needed)}, and constructor arguments cannot be given "
-            "yet; make a subclass that passes them on",
-        )
     return found
 
 
@@ -212,16 +218,42 @@ def _parameters(path: str, function: Callable[..., Any]) -> tuple[dict[str, insp
     return {parameter.name: parameter for parameter in listed if parameter.kind in _BY_KEYWORD}, takes_any
 
 
-def _needed(constructor: Any) -> list[str]:
-    try:
-        listed = list(inspect.signature(constructor).parameters.values())[1:]
-    except (TypeError, ValueError):  # of a class in C
-        return []
-    return [
-        parameter.name
-        for parameter in listed
-        if _is_required(parameter) and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+def _constructor(found: Any) -> Callable[..., Any]:
+    """The class's own ``__init__``; what DSPy's takes is none of a caller's affairs."""
+    own: Callable[..., Any] = getattr(found, "__init__")  # noqa: B009 (mypy)
+    return _nothing if own in (dspy.Module.__init__, dspy.Predict.__init__) else own
+
+
+def _nothing(_self: object) -> None:
+    """Takes nothing."""
+
+
+def _arguments(path: str, found: Any, encoded: bytes) -> dict[str, Any]:
+    """What the constructor is called with: names are checked, and types as strictly as an input's.
+
+    Raises:
+        InvalidOption: Something is missing, unknown or ill-typed.
+    """
+    given = decode(encoded) if encoded else {}
+    constructor = _constructor(found)
+    parameters, takes_any = _parameters(path, constructor)
+    described.check_arguments(
+        path, [(name, _is_required(one)) for name, one in parameters.items()], given, takes_any=takes_any
+    )
+    spellings = _spellings(constructor, parameters)
+    checked = {}
+    for name, value in given.items():
+        spelling = spellings.get(name)
+        try:
+            refuse_text(name, value)
+            checked[name] = convert(name, spelling, resolve(spelling), value) if spelling else value
+        except InvalidInput as refusal:
+            reason = refusal.message.replace("the input", "the argument", 1)
+            raise InvalidOption(
+                f"{reason}, for the constructor of {path}",
+                details={**refusal.details, "module": path, "option": "arguments"},
+            ) from None
+    return checked
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:
