@@ -18,6 +18,7 @@ from dspex.program.importpath import is_path, name_of
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
+from dspex.runtime.mcp import has_servers
 from dspex.runtime.modules import describe, known
 from dspex.settings import Settings
 from dspex.tools import ToolRecord
@@ -186,7 +187,7 @@ class DSPyAdapter:
             inputs: Inputs by field name.
             lm: The LM of this call; None is the adapter's, then the runtime's.
             timeout: Seconds after which the work is stopped; None never stops it.
-            tools: What the module may call: functions of yours, ``Tool``s, import paths.
+            tools: What the module may call: functions of yours, ``Tool``s, import paths, ``MCPServer``s.
             sandbox: Where code that the model wrote is run: ``"monty"``, ``"deno"``, or ``"auto"``.
             debug: Whether the response has the messages that the model was sent.
             tenant: Whose call it is; None is the adapter's.
@@ -217,6 +218,9 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(module):
             users = self._open.portal.run(lambda: self._describe(question), "agenerate")
+        if has_servers(tools):
+            asked = question
+            question = self._open.portal.run(lambda: self._open.core.servers.into(asked), "agenerate")
         prepared = self._prepare(question, users)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
         return self._response(read(prepared, done))
@@ -255,6 +259,9 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(module):
             users = await self._open.portal.wait(lambda: self._describe(question))
+        if has_servers(tools):
+            asked = question
+            question = await self._open.portal.wait(lambda: self._open.core.servers.into(asked))
         prepared = self._prepare(question, users, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
