@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import signal
 import socket
@@ -100,6 +102,19 @@ def test_a_program_is_started_once_and_again_when_it_has_died(ask: Asks) -> None
     assert "did not answer" in seen(got, 1)
     assert seen(got, 2) != first
     assert not alive(int(first))
+
+
+@pytest.mark.anyio
+async def test_calls_that_come_together_share_one_start(provider: Provider) -> None:
+    """If this failed, a service that begins with many calls would start as many servers."""
+    provider.reply = react([("pid", {})])
+    lm = dspex.LM("openai/x", base_url=provider.base_url)
+    async with dspex.Runtime(lm, pools={"general": {"workers": 1}}) as runtime:
+        ask = functools.partial(
+            runtime.adapter().agenerate, module="ReAct", signature=SIGNATURE, tools=[server()]
+        )
+        got = await asyncio.gather(*(ask(f"q{number}") for number in range(5)))
+    assert len({seen(one, 0) for one in got}) == 1
 
 
 def test_only_the_tools_that_were_named_are_offered(ask: Asks, provider: Provider) -> None:

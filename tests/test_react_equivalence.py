@@ -1,8 +1,8 @@
 """An agent asks its model what plain DSPy would ask it, byte for byte, and answers the same.
 
 Two differences are meant. The frames that a model sees of a failed tool are those of the tool alone, where
-DSPy shows the first five from its own code on, and of arguments that do not fit it sees what is wrong, without
-the schema. And a tool may give a list of what is no text, on which DSPy fails.
+DSPy shows the first five from its own code on, and of arguments that do not fit it sees what is wrong and
+not the whole schema. And a tool may give a list of what is no text, on which DSPy fails.
 """
 
 from __future__ import annotations
