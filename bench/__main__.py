@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, echo, faults, large, litellm, modules, processes
+from bench import calls, echo, faults, large, litellm, modules, processes, tools
 from bench.measure import Row, write
 
 SUITES = {
@@ -27,6 +27,7 @@ SUITES = {
     "large": large.rows,
     "modules": modules.rows,
     "litellm": litellm.rows,
+    "tools": tools.rows,
 }
 
 

@@ -34,6 +34,14 @@ def whole() -> str:
         struct(dspex.Usage),
         "### LMRequest",
         struct(dspex.LMRequest),
+        "### ToolRecord",
+        struct(dspex.ToolRecord),
+        "## Tools",
+        described("Tool", dspex.Tool),
+        *[
+            f"### {kind.__name__}\n\n{struct(kind)}"
+            for kind in (dspex.ToolRequest, dspex.Allow, dspex.Deny, dspex.MCPServer)
+        ],
         "## Modules",
         *_modules(),
         "## Signatures",

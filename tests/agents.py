@@ -13,6 +13,21 @@ Act = tuple[str, dict[str, Any]] | None
 #: Gives that, from the question and the number of the turn, from 0.
 Acts = Callable[[str, int], Act]
 
+#: What the model does in the documentation and the examples, by the question.
+SHOWN: dict[str, list[Act]] = {
+    "How many kettles are there?": [("count", {"item": "kettle"})],
+    "What does a kettle cost?": [("price", {"item": "kettle"})],
+    "Tell everybody, or else Ada.": [
+        ("send_mail", {"to": "everybody", "text": "Hello."}),
+        ("send_mail", {"to": "Ada", "text": "Hello."}),
+    ],
+    "Order toasters if there are none.": [
+        ("count", {"item": "toaster"}),
+        ("order", {"item": "toaster", "number": 50}),
+        ("order", {"item": "toaster", "number": 5}),
+    ],
+}
+
 _TURN = re.compile(r"\[\[ ## tool_name_(\d+) ## \]\]|\"?tool_name_(\d+)\"?|<tool_name_(\d+)>")
 _QUESTION = re.compile(r"\[\[ ## question ## \]\]\n(.*?)\n\n", re.DOTALL)
 
@@ -44,3 +59,18 @@ def observations(request: Request) -> str:
     """What the model was shown of its trajectory."""
     content: str = request.body["messages"][-1]["content"]
     return content
+
+
+def is_agent(request: Request) -> bool:
+    """Whether a ``ReAct`` asks what to do next."""
+    return "next_tool_name" in str(request.body.get("messages", [{}])[0].get("content", ""))
+
+
+def as_shown(request: Request) -> Reply:
+    """The next step of an agent of the documentation's or the examples'."""
+
+    def act(question: str, turn: int) -> Act:
+        acts = SHOWN.get(question, [])
+        return acts[turn] if turn < len(acts) else None
+
+    return react(act)(request)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents import as_shown, is_agent
 from tests.blocks import blocks
 from tests.provider import Provider, Reply, Request, echo, hanging
 
@@ -40,6 +41,8 @@ def headings(page: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
     def reply(request: Request) -> Reply:
+        if is_agent(request):
+            return as_shown(request)
         # What the tutorial asks with a deadline that no model can keep.
         return hanging() if "long story" in request.prompt.user else echo()
 

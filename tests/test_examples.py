@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents import as_shown, is_agent
 from tests.provider import Provider, Reply, Request, echo, fields, hanging
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +19,8 @@ EXAMPLES = ROOT / "examples"
 
 def reply(request: Request) -> Reply:
     """What a model might say to the examples."""
+    if is_agent(request):
+        return as_shown(request)
     said = request.prompt.user
     if "long story" in said:
         return hanging()
@@ -123,6 +126,17 @@ def test_errors(provider: Provider) -> None:
         "no key: refused, lm_not_configured",
         "no time: python_timeout while running",
         "no server: lm_unavailable, try again",
+    ]
+
+
+def test_tools(provider: Provider) -> None:
+    """If this failed, the example of tools would not show what an agent did."""
+    output, _ = run_there("tools.py", provider)
+    assert output.splitlines() == [
+        "count({'item': 'toaster'}): ok",
+        "order({'item': 'toaster', 'number': 50}): denied at most ten at once",
+        "order({'item': 'toaster', 'number': 5}): ok",
+        "orders: [('toaster', 5)]",
     ]
 
 

@@ -7,6 +7,10 @@ import contextlib
 import contextvars
 import functools
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +20,7 @@ import pydantic
 import pytest
 
 import dspex
+from dspex.runtime.functions import Threads
 from tests.agents import Act, observations, react
 from tests.processes import until
 from tests.provider import Provider, Reply, Request, fault, fields, text
@@ -537,8 +542,6 @@ def test_an_approval_that_fails_allows_nothing(ask: Asks, approve: Any) -> None:
 
 def test_tools_by_import_path_run_in_a_worker_of_their_own(ask: Asks) -> None:
     """If this failed, a tool that a caller cannot hold would not run, or would run beside other calls."""
-    import os
-
     tools = ["tests.agent_tools:pid", "tests.agent_tools:slow_pid", "tests.agent_tools:total"]
     orders = [{"item": "tea", "count": 2}, {"item": "cup"}]
 
@@ -659,8 +662,6 @@ def test_an_agent_runs_again_only_while_it_has_done_nothing(
     runtime: dspex.Runtime, provider: Provider
 ) -> None:
     """If this failed, a lost worker would have a mail sent twice, or a harmless agent fail."""
-    import os
-    import signal
 
     def act(question: str, turn: int) -> Act:
         return ("shoot", {}) if turn == 0 else None
@@ -773,3 +774,70 @@ def test_the_gates_limits_hold_under_many_agents(provider: Provider) -> None:
     assert [response.answer for response in got] == [f"done n{n}" for n in range(200)]
     assert len(most) == 800
     assert max(most) <= 8
+
+
+# Where functions run
+
+
+def test_threads_that_hang_are_bounded() -> None:
+    """If this failed, tools that hang would take threads until the process has none for anything else."""
+    threads = Threads(2)
+    release, done = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> None:
+        release.wait(60)
+        done.release()
+
+    threads.run(hang)
+    threads.run(hang)
+    with pytest.raises(dspex.ToolError, match="2 functions of callers run in this process already"):
+        threads.run(hang)
+    release.set()
+    assert all(done.acquire(timeout=10) for _ in range(2))
+
+    def again() -> bool:
+        with contextlib.suppress(dspex.ToolError):
+            threads.run(hang)
+            return True
+        return False
+
+    until(again)
+    assert done.acquire(timeout=10)
+
+
+def test_ctrl_c_does_not_wait_for_a_tool(provider: Provider) -> None:
+    """If this failed, a script whose tool hangs could be ended by SIGKILL alone."""
+    code = f"""
+import time, dspex
+def hangs() -> None:
+    print("hangs", flush=True)
+    time.sleep(600)
+lm = dspex.LM("openai/x", base_url={provider.base_url!r}, api_key="k")
+with dspex.Runtime(lm, pools={{"general": {{"workers": 1}}}}) as runtime:
+    runtime.adapter(timeout=None).generate("q", module="ReAct", signature="question -> answer", tools=[hangs])
+"""
+    provider.reply = react([("hangs", {})])
+    script = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert script.stdout is not None
+    assert script.stdout.readline() == "hangs\n"
+    script.send_signal(signal.SIGINT)
+    _, errors = script.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors
+
+
+def test_tools_work_without_processes(provider: Provider) -> None:
+    """If this failed, tests of a user's agent would need a pool of processes."""
+    from dspex.testing import InProcessRuntime
+
+    async def later(a: int) -> int:
+        return a
+
+    provider.reply = react([("later", {"a": 3}), ("method", {"a": 3})])
+    lm = dspex.LM("openai/x", base_url=provider.base_url, api_key="k")
+    with InProcessRuntime(lm, pools={"general": {"workers": 1}}) as runtime:
+        got = runtime.adapter().generate(
+            "q", module="ReAct", signature=SIGNATURE, tools=[later, Desk().method]
+        )
+    assert statuses(got) == [("later", "ok"), ("method", "ok")]

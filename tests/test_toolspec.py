@@ -257,3 +257,16 @@ def test_schemas_of_mcp_become_arguments_as_dspy_makes_them() -> None:
     args, types, _ = convert_input_schema_to_tool_args(schema)
     assert from_json_schema(schema) == (args, types)
     assert from_json_schema({"type": "object"}) == ({}, {})
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()])
+def test_a_trajectory_is_shown_as_stock_dspy_shows_it(adapter: dspy.Adapter) -> None:
+    """If this failed, an agent's requests would not be those of plain DSPy."""
+    from dspex.worker.modules.agents import _Acts
+
+    seen = {"thought_0": "é", "tool_args_0": {"a": [1]}, "observation_0": ["x", "y«"], "observation_1": 3}
+    seen["observation_2"] = {"nested": [1, {"b": None}]}
+    with dspy.context(adapter=adapter):
+        ours, stock = (kind("question -> answer", tools=[]) for kind in (_Acts, dspy.ReAct))
+        assert ours._format_trajectory(seen) == stock._format_trajectory(seen)
+        assert '[1, {"a": 2}]' in ours._format_trajectory({"observation_0": [1, {"a": 2}]})

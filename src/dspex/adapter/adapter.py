@@ -22,6 +22,7 @@ from dspex.program.saved import Given
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
+from dspex.runtime.mcp import has_servers
 from dspex.runtime.modules import describe, known
 from dspex.settings import Settings
 from dspex.tools import ToolRecord
@@ -194,7 +195,7 @@ class DSPyAdapter:
             inputs: Inputs by field name.
             lm: The LM of this call; None is the adapter's, then the runtime's.
             timeout: Seconds after which the work is stopped; None never stops it.
-            tools: What the module may call: functions of yours, ``Tool``s, import paths.
+            tools: What the module may call: functions of yours, ``Tool``s, import paths, ``MCPServer``s.
             sandbox: Where code that the model wrote is run: ``"monty"``, ``"deno"``, or ``"auto"``.
             debug: Whether the response has the messages that the model was sent.
             tenant: Whose call it is; None is the adapter's.
@@ -228,6 +229,9 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(question.module):
             users = self._open.portal.run(lambda: self._describe(question), "agenerate")
+        if has_servers(tools):
+            asked = question
+            question = self._open.portal.run(lambda: self._open.core.servers.into(asked), "agenerate")
         prepared = self._prepare(question, users)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
         return self._response(read(prepared, done))
@@ -268,6 +272,9 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(question.module):
             users = await self._open.portal.wait(lambda: self._describe(question))
+        if has_servers(tools):
+            asked = question
+            question = await self._open.portal.wait(lambda: self._open.core.servers.into(asked))
         prepared = self._prepare(question, users, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))

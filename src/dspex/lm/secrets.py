@@ -174,7 +174,7 @@ class Keys:
             raise
 
     async def _look_up(self, secret: Secret) -> str:
-        key = await _look_up(secret)
+        key = await look_up(secret)
         self._known[secret] = (key, time.monotonic())
         self._known.move_to_end(secret)
         if len(self._known) > _KEPT:
@@ -192,7 +192,12 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _look_up(secret: Secret) -> str:
+async def look_up(secret: Secret) -> str:
+    """The key behind a secret that takes time, looked up now.
+
+    Raises:
+        LMNotConfigured: It cannot be had.
+    """
     key: Any
     if callable(secret):
         key = await _call(secret)

@@ -120,7 +120,7 @@ def spawn(
     """
     lifeline = Lifeline()
     passed = {**(descriptors or {}), "lifeline": lifeline.read_end}
-    command = [python or sys.executable, "-P", "-c", _BOOT, _ROOT, module]
+    command = boot_command(module, python)
     try:
         process = subprocess.Popen(  # noqa: S603 (an interpreter and a module of ours)
             [*command, json.dumps({**(arguments or {}), **passed})],
@@ -142,6 +142,11 @@ def spawn(
         process.kill()
         process.wait()
         raise
+
+
+def boot_command(module: str, python: str | None = None) -> list[str]:
+    """What runs ``module.main(**arguments)`` in a fresh interpreter; the arguments follow, as JSON."""
+    return [python or sys.executable, "-P", "-c", _BOOT, _ROOT, module]
 
 
 async def spawn_in_thread(module: str, **options: Any) -> Child:

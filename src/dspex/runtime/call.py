@@ -84,6 +84,10 @@ class Question:
     asked: float = field(default_factory=time.monotonic)
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
 
+    def left(self) -> float | None:
+        """Seconds to its deadline; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
     def path(self) -> str | None:
         """The import path, where it names a program of the user's own.
 
