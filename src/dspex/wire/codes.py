@@ -12,7 +12,8 @@ code     value                                                 payload, MessageP
 35       dict with a key that is not plain                     the keys, the values
 36       member of an enum                                     class, name, value
 37       dataclass, msgspec Struct, pydantic model             class, fields, what else a model holds
-38       ``Unsendable``                                        the name of the type
+38       ``Unsendable``                                        the name of the type, and its text if asked for
+39       a typed value of dspex's own (``dspex.Image``)        name, fields
 =======  ====================================================  =====================================
 """
 
@@ -22,7 +23,7 @@ import msgspec
 
 INT, COMPLEX, DATE, TIME, DATETIME, TIMEDELTA, DECIMAL, UUID, UNSET = range(1, 10)
 ARRAY, NUMBER, TEXT = range(16, 19)
-TUPLE, SET, FROZENSET, DICT, ENUM, RECORD, UNSENDABLE = range(32, 39)
+TUPLE, SET, FROZENSET, DICT, ENUM, RECORD, UNSENDABLE, OWN = range(32, 40)
 
 #: Types that MessagePack carries as they are.
 PLAIN = frozenset({type(None), bool, int, float, str, bytes})

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.msgpack import Ext
 
-from dspex.wire import arrays, records, scalars
+from dspex.wire import arrays, own, records, scalars
 from dspex.wire.codes import (
     DICT,
     ENUM,
     FROZENSET,
+    OWN,
     PLAIN,
     RECORD,
     SET,
@@ -135,7 +136,7 @@ class _Writer:
             return Ext(code, pack(self._keys(list(value), depth, " (an element)")))
         if records.is_enum(kind):
             return self._member(value, kind, depth)
-        if (state := records.read(value)) is not None:
+        if (state := own.read(value) or records.read(value)) is not None:
             return self._record(kind, state, depth)
         if (array := arrays.write(value, kind.__mro__)) is not None:
             return array
@@ -173,7 +174,9 @@ class _Writer:
         (value,) = self.each([member._value_], depth, lambda _: ".value")
         return Ext(ENUM, pack([self._name(kind), records.member_name(member), value]))
 
-    def _record(self, kind: type, state: records.State, depth: int) -> Ext:
+    def _record(self, kind: type, state: records.State | own.Typed, depth: int) -> Ext:
+        if isinstance(state, own.Typed):
+            return self._typed(state, depth)
         extra, fields_set, private = state.model or (None, [], None)
         groups = (state.fields, extra, private)
         # All parts at once: one more frame a level would be too many for a deep value.
@@ -185,6 +188,14 @@ class _Writer:
         if state.model:
             content += [extra, fields_set, private]
         return Ext(RECORD, pack(content))
+
+    def _typed(self, typed: own.Typed, depth: int) -> Ext:
+        if typed.kind is not None:
+            # What is DSPy's own here comes back as such.
+            self.types.setdefault(own.key(typed.name), typed.kind)
+        names = list(typed.fields)
+        parts = self.each(list(typed.fields.values()), depth, lambda index: _step(names[index]))
+        return Ext(OWN, pack([typed.name, dict(zip(names, parts, strict=True))]))
 
     def _name(self, kind: type) -> str:
         """The name of a class on the wire; a second class of the same name gets a suffix."""
