@@ -63,6 +63,9 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from dspex.lm.profile import LM
+    from dspex.media.files import Audio, Document, File, Image
+    from dspex.media.text import Code, Reasoning
+    from dspex.media.turns import Citation, Citations, History, ToolCall, ToolCalls
     from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.signature import Field, Signature
     from dspex.settings import PoolOptions, Settings
@@ -101,6 +104,9 @@ _HOMES = {
         "UnknownSession WorkerLost"
     ),
     "dspex.lm.profile": "LM",
+    "dspex.media.files": "Audio Document File Image",
+    "dspex.media.text": "Code Reasoning",
+    "dspex.media.turns": "Citation Citations History ToolCall ToolCalls",
     "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.signature": "Field Signature",
     "dspex.settings": "PoolOptions Settings",
@@ -116,14 +122,22 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __version__ = "0.1.0"
 __all__ = [
     "LM",
+    "Audio",
     "BudgetExceeded",
     "CallError",
     "Cancelled",
+    "Citation",
+    "Citations",
+    "Code",
     "Conflict",
     "DSPyAdapter",
+    "Document",
     "DspexError",
     "Event",
     "Field",
+    "File",
+    "History",
+    "Image",
     "InvalidInput",
     "InvalidOption",
     "InvalidSignature",
@@ -163,6 +177,7 @@ __all__ = [
     "PythonTimeout",
     "QueueTimeout",
     "RateLimited",
+    "Reasoning",
     "Refused",
     "Response",
     "ResultTooLarge",
@@ -178,6 +193,8 @@ __all__ = [
     "StateError",
     "StoreError",
     "Timing",
+    "ToolCall",
+    "ToolCalls",
     "ToolError",
     "UnknownProgram",
     "UnknownProvider",

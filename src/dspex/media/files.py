@@ -50,7 +50,8 @@ class Image(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
             raise refuse(
-                f"an Image takes a URL, not {type(self.url).__name__}; use Image.from_path or Image.from_bytes"
+                f"an Image takes a URL, not {type(self.url).__name__}; use Image.from_path or "
+                "Image.from_bytes"
             )
         url = self.url.strip()
         if not url.startswith("data:") and not is_address(url, "gs"):
@@ -185,7 +186,7 @@ class Audio(msgspec.Struct, frozen=True):
         return f"Audio(<{len(self.data):,} characters>, audio_format={self.audio_format!r})"
 
 
-class File(msgspec.Struct, frozen=True):
+class File(msgspec.Struct, frozen=True, omit_defaults=True):
     """A file of any kind, for providers that take one; one of its data or its id is given.
 
     Attributes:
@@ -265,7 +266,7 @@ class File(msgspec.Struct, frozen=True):
         return f"File({', '.join(parts)})"
 
 
-class Document(msgspec.Struct, frozen=True):
+class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     """A text that the model may cite; ``Citations`` are what it then cites.
 
     Attributes:

@@ -21,7 +21,7 @@ class History(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]]
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tool that a model wants to have called.
 
     Attributes:
@@ -31,11 +31,11 @@ class ToolCall(msgspec.Struct, frozen=True):
     """
 
     name: str
-    args: dict[str, Any] = {}
+    args: dict[str, Any]
     id: str | None = None
 
 
-class ToolCalls(msgspec.Struct, frozen=True):
+class ToolCalls(msgspec.Struct, frozen=True, omit_defaults=True):
     """The tools that a model wants to have called in one turn.
 
     Attributes:
@@ -47,7 +47,7 @@ class ToolCalls(msgspec.Struct, frozen=True):
     tool_call_results: Any = None
 
 
-class Citation(msgspec.Struct, frozen=True, kw_only=True):
+class Citation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One quotation, with the place where it stands.
 
     Attributes:

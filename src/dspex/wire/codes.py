@@ -19,6 +19,8 @@ code     value                                                 payload, MessageP
 
 from __future__ import annotations
 
+import contextvars
+
 import msgspec
 
 INT, COMPLEX, DATE, TIME, DATETIME, TIMEDELTA, DECIMAL, UUID, UNSET = range(1, 10)
@@ -76,6 +78,13 @@ class Unsendable(msgspec.Struct, frozen=True):
 
     Attributes:
         type_name: Its type (``"socket.socket"``); what it held stays where it was.
+        text: The first characters of its ``repr``, where ``Settings(show_unsendable=True)`` asks for them;
+            else None. A ``repr`` is code of its class, and may say anything.
     """
 
     type_name: str
+    text: str | None = None
+
+
+#: Whether an ``Unsendable`` is made with the ``repr`` of what it stands for.
+show_unsendable: contextvars.ContextVar[bool] = contextvars.ContextVar("show_unsendable", default=False)

@@ -108,7 +108,7 @@ class _Writer:
                     raise
                 refusal = error if isinstance(error, Refusal) else _unreadable(part, error)
                 if self._lenient and not self._in_key and not refusal.whole:
-                    parts[index] = scalars.marker(type_name(type(part)))
+                    parts[index] = scalars.marker_for(part)
                     continue
                 refusal.steps.append(step(index))
                 refusal.parts.append(id(part))
