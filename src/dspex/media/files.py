@@ -28,6 +28,7 @@ from dspex.media.source import (
 )
 
 AnyPath = str | os.PathLike[str]
+AnyBytes = bytes | bytearray | memoryview
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -81,7 +82,7 @@ class Image(msgspec.Struct, frozen=True):
         return cls(data_url(data, kind))
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, mime_type: str | None = None) -> Self:
+    def from_bytes(cls, data: AnyBytes, *, mime_type: str | None = None) -> Self:
         """A picture from its bytes.
 
         Args:
@@ -161,7 +162,7 @@ class Audio(msgspec.Struct, frozen=True):
         return cls(base64_of(data), audio_format or _format_of(kind))
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, audio_format: str = "wav") -> Self:
+    def from_bytes(cls, data: AnyBytes, *, audio_format: str = "wav") -> Self:
         """Sound from the bytes of a file.
 
         Raises:
@@ -229,7 +230,8 @@ class File(msgspec.Struct, frozen=True, omit_defaults=True):
 
         Args:
             path: The file.
-            filename: What the model is told that it is called; None is its own name.
+            filename: What the model is told that it is called. DSPy takes the file's own name, and then no
+                engine of its own can carry the file; so None tells none.
             mime_type: Its media type; None finds it by the file's name.
             max_bytes: The most bytes that it may have.
 
@@ -237,14 +239,11 @@ class File(msgspec.Struct, frozen=True, omit_defaults=True):
             InvalidInput: There is no such file, or it is too large.
         """
         kind = mime_type or kind_of(path) or "application/octet-stream"
-        return cls(
-            data_url(read(path, max_bytes), kind),
-            filename=Path(path).name if filename is None else filename,
-        )
+        return cls(data_url(read(path, max_bytes), kind), filename=filename)
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, *, filename: str | None = None, mime_type: str = "application/octet-stream"
+        cls, data: AnyBytes, *, filename: str | None = None, mime_type: str = "application/octet-stream"
     ) -> Self:
         """A file from its bytes.
 
@@ -266,7 +265,7 @@ class File(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"File({', '.join(parts)})"
 
 
-class Document(msgspec.Struct, frozen=True, omit_defaults=True):
+class Document(msgspec.Struct, frozen=True):
     """A text that the model may cite; ``Citations`` are what it then cites.
 
     Attributes:

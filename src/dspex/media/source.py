@@ -108,8 +108,8 @@ def fetch(url: str, timeout: float, max_bytes: int) -> tuple[bytes, str | None]:
             kind = answer.headers.get_content_type() if answer.headers.get("Content-Type") else None
             data: bytes = answer.read(max_bytes + 1)
     except urllib.error.HTTPError as error:
-        with error:
-            raise refuse(f"{shown(url)} answered with status {error.code}", url=shown(url)) from None
+        error.close()
+        raise refuse(f"{shown(url)} answered with status {error.code}", url=shown(url)) from None
     except (OSError, ValueError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", None) or error
         raise refuse(f"{shown(url)} cannot be downloaded: {reason}", url=shown(url)) from error

@@ -47,7 +47,7 @@ class ToolCalls(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_call_results: Any = None
 
 
-class Citation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Citation(msgspec.Struct, frozen=True, kw_only=True):
     """One quotation, with the place where it stands.
 
     Attributes:
