@@ -30,6 +30,9 @@ TUPLE, SET, FROZENSET, DICT, ENUM, RECORD, UNSENDABLE, OWN = range(32, 40)
 #: Types that MessagePack carries as they are.
 PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
+#: How many containers may be inside one another.
+MAX_DEPTH = 200
+
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder().decode
 
@@ -73,7 +76,7 @@ def type_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-class Unsendable(msgspec.Struct, frozen=True):
+class Unsendable(msgspec.Struct, frozen=True, omit_defaults=True):
     """Stands in a result where something was that cannot be sent.
 
     Attributes:
@@ -86,5 +89,20 @@ class Unsendable(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
-#: Whether an ``Unsendable`` is made with the ``repr`` of what it stands for.
-show_unsendable: contextvars.ContextVar[bool] = contextvars.ContextVar("show_unsendable", default=False)
+class ResultOptions(msgspec.Struct, frozen=True):
+    """How results are written in this context.
+
+    Attributes:
+        max_bytes: Bytes that one may take; None is no limit.
+        show_unsendable: Whether an ``Unsendable`` has the ``repr`` of what it stands for.
+    """
+
+    max_bytes: int | None = None
+    show_unsendable: bool = False
+
+
+#: Set by whoever runs a call.
+results: contextvars.ContextVar[ResultOptions] = contextvars.ContextVar(
+    "results",
+    default=ResultOptions(),  # noqa: B039 (it is frozen)
+)

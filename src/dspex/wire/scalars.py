@@ -28,7 +28,7 @@ from dspex.wire.codes import (
     Unsendable,
     WireError,
     pack,
-    show_unsendable,
+    results,
     type_name,
     unpack,
 )
@@ -71,7 +71,7 @@ def marker(name: str, text: str | None = None) -> Ext:
 def marker_for(value: Any) -> Ext:
     """What is sent in the place of a value that cannot be; its ``repr`` runs only where it was asked for."""
     name = type_name(type(value))
-    if not show_unsendable.get():
+    if not results.get().show_unsendable:
         return marker(name)
     try:
         text = str.__str__(repr(value))

@@ -18,6 +18,7 @@ from dspex.wire.codes import (
     DICT,
     ENUM,
     FROZENSET,
+    MAX_DEPTH,
     OWN,
     PLAIN,
     RECORD,
@@ -25,15 +26,14 @@ from dspex.wire.codes import (
     TUPLE,
     Refusal,
     pack,
+    results,
     type_name,
 )
 from dspex.wire.pieces import pack_in_pieces
+from dspex.wire.sizes import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-#: How many containers may be inside one another.
-MAX_DEPTH = 200
 
 _SETS: dict[type, int] = {set: SET, frozenset: FROZENSET}
 _INSTEAD = "send plain data, a dataclass or a pydantic model instead"
@@ -68,7 +68,8 @@ def write(value: Any, *, lenient: bool) -> tuple[list[bytes], dict[str, type]]:
 
 
 def _write(value: Any, *, lenient: bool, careful: bool) -> tuple[list[bytes], dict[str, type]]:
-    writer = _Writer(lenient=lenient, careful=careful)
+    limit = results.get().max_bytes if lenient else None
+    writer = _Writer(lenient=lenient, careful=careful, meter=None if limit is None else Meter(value, limit))
     return pack_in_pieces(writer.each([value], -1, lambda _: "")[0]), writer.types
 
 
@@ -79,13 +80,14 @@ class _Writer:
         types: The classes met, by their name on the wire.
     """
 
-    __slots__ = ("_careful", "_in_key", "_lenient", "_names", "types")
+    __slots__ = ("_careful", "_in_key", "_lenient", "_meter", "_names", "types")
 
-    def __init__(self, *, lenient: bool, careful: bool) -> None:
+    def __init__(self, *, lenient: bool, careful: bool, meter: Meter | None) -> None:
         self.types: dict[str, type] = {}
         self._names: dict[int, str] = {}
         self._lenient = lenient
         self._careful = careful
+        self._meter = meter
         self._in_key = 0
 
     def each(self, parts: list[Any], depth: int, step: Callable[[int], str]) -> list[Any]:
@@ -97,6 +99,8 @@ class _Writer:
             step: How the part at an index is called in a path.
         """
         careful = self._careful
+        if self._meter is not None:
+            self._meter.add(parts)
         for index, part in enumerate(parts):
             try:
                 if careful or type(part) not in PLAIN:
@@ -128,8 +132,7 @@ class _Writer:
         if kind is dict:
             return self._dict(value, depth)
         if kind is list:
-            plain = not self._careful and PLAIN.issuperset(map(type, value))
-            return value if plain else self.each(list(value), depth, "[{}]".format)
+            return self._list(value, depth)
         if kind is tuple:
             return Ext(TUPLE, pack(self.each(list(value), depth, "[{}]".format)))
         if (code := _SETS.get(kind)) is not None:
@@ -146,6 +149,13 @@ class _Writer:
         hint = next((hint for base, hint in _HINTS.items() if base in kind.__mro__), _INSTEAD)
         raise Refusal(f"it is a `{type_name(kind)}`; {hint}")
 
+    def _list(self, value: list[Any], depth: int) -> list[Any]:
+        if self._careful or not PLAIN.issuperset(map(type, value)):
+            return self.each(list(value), depth, "[{}]".format)
+        if self._meter is not None:
+            self._meter.add(value)
+        return value
+
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         careful = self._careful
         if not careful:
@@ -153,6 +163,8 @@ class _Writer:
                 if type(part) not in PLAIN or type(key) not in PLAIN:
                     break
             else:
+                if self._meter is not None:
+                    self._meter.add(value.values())
                 return value
         names = list(value)
         parts = self.each(list(value.values()), depth, lambda index: _step(names[index]))

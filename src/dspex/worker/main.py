@@ -14,7 +14,7 @@ from dspex.errors import Cancelled, DspexError, PythonError, PythonTimeout
 from dspex.process import forks
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
-from dspex.wire.codes import show_unsendable
+from dspex.wire.codes import ResultOptions, results
 from dspex.wire.messages import (
     ENVELOPE,
     NOTHING,
@@ -93,7 +93,7 @@ class Worker:
         self.programs = Programs()
         self.lms = LMs(options.allow_modules, closes=main_thread is None)
         self._max_result = options.max_result
-        self._show_unsendable = options.show_unsendable
+        self._results = ResultOptions(options.max_result, options.show_unsendable)
         self._commands = Commands(self, options.allow_modules, main_thread or Shared(options.slots))
         self._ended = asyncio.Event()
         self._waiting: set[asyncio.Future[Any]] = set()
@@ -204,7 +204,7 @@ class Worker:
     async def _run(self, call: Call, args: msgspec.Raw | Blob, running: Running) -> None:
         current.set(CallScope(self._door, call.id, call.deadline, call.seat))
         waiting.set(self._waiting)
-        show_unsendable.set(self._show_unsendable)
+        results.set(self._results)
         started = time.monotonic()
         running.begun = True
         error: DspexError | None = None
