@@ -134,3 +134,11 @@ class Bomb(dspy.Module):  # type: ignore[misc]
         else:
             value = [b"x" * 1_000_000] * 1_000_000
         return dspy.Prediction(value=value)
+
+
+class Back(dspy.Module):  # type: ignore[misc]
+    """Gives back what it was given, under names that mean something elsewhere."""
+
+    def forward(self, value: Any, error: Any = None, type: Any = None) -> Any:  # noqa: A002
+        """No request."""
+        return dspy.Prediction(value=value, error=error, type=type, completions=1)
