@@ -86,6 +86,12 @@ def test_a_bomb_is_found_before_it_is_written_down(quiet: dspex.Runtime, of: str
         ask(quiet, "Bomb", of=of)
 
 
+def test_one_that_contains_itself_is_told_as_such(quiet: dspex.Runtime) -> None:
+    """If this failed, somebody would raise a limit for a result that has no end."""
+    with pytest.raises(dspex.ResultTooLarge, match="it contains itself"):
+        ask(quiet, "Bomb", of="itself")
+
+
 def test_the_setting_takes_a_truth_value() -> None:
     """If this failed, `show_unsendable = "no"` would show."""
     with pytest.raises(dspex.InvalidOption, match="show_unsendable"):

@@ -129,6 +129,9 @@ class Bomb(dspy.Module):  # type: ignore[misc]
             value = {"x": 1}
             for _ in range(40):
                 value = {"a": value, "b": value}
+        elif of == "itself":
+            value = ["x" * 1_000_000]
+            value.append(value)
         elif of == "texts":
             value = ["x" * 1_000_000] * 1_000_000
         else:

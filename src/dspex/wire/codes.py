@@ -49,6 +49,7 @@ class Refusal(Exception):
         whole: Whether nothing can stand in for that part, because the nesting has no end in reach.
         steps: How to get to that part, the innermost step first.
         parts: The ``id`` of each value on that way, in the same order.
+        is_endless: Whether it contains itself; known once its path is.
     """
 
     def __init__(self, reason: str, *, whole: bool = False) -> None:
@@ -57,6 +58,7 @@ class Refusal(Exception):
         self.whole = whole
         self.steps: list[str] = []
         self.parts: list[int] = []
+        self.is_endless = False
 
     def path(self) -> str:
         """The way to that part; for a value that contains itself, to where it comes back to itself."""
@@ -65,6 +67,7 @@ class Refusal(Exception):
         for index, part in enumerate(parts if self.whole else ()):
             if part in seen:
                 self.reason = "it contains itself"
+                self.is_endless = True
                 steps = steps[: index + 1]
                 break
             seen.add(part)

@@ -72,10 +72,11 @@ def encode_result(value: Any) -> list[bytes]:
     """
     try:
         return write(value, lenient=True)[0]
-    except TooLarge as refusal:
-        raise too_large(refusal.size, refusal.limit) from None
     except Refusal as refusal:
         path = "result" + refusal.path()
+        # One that contains itself is always too large, and that is not what is wrong with it.
+        if isinstance(refusal, TooLarge) and not refusal.is_endless:
+            raise too_large(refusal.size, refusal.limit) from None
         message = f"{path}: cannot be sent: {refusal.reason}"
         raise ResultTooLarge(message, details={"path": path}) from refusal.__cause__
 
