@@ -20,6 +20,7 @@ import adapter_page
 import commands_page
 import events_page
 import provider_tables
+import values_page
 from render import (
     WIDTH,
     attributes,
@@ -224,6 +225,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "adapter": adapter_page.whole,
     "commands": commands_page.whole,
     "events": events_page.whole,
+    "typed-values": values_page.whole,
     "cli": cli_page,
     "testing": testing_page,
 }

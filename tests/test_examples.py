@@ -114,6 +114,20 @@ def test_typed_outputs(provider: Provider) -> None:
     ]
 
 
+@pytest.mark.parametrize("where", ["dot.png", "https://example.org/dot.png"])
+def test_photo(provider: Provider, where: str, tmp_path: Path) -> None:
+    """If this failed, a reader who sends a picture for the first time would send none."""
+    (tmp_path / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    given = where if where.startswith("https") else str(tmp_path / where)
+    provider.requests.clear()
+    output, _ = run(
+        "photo.py", given, DSPEX_LM="openai/model", LM_BASE_URL=provider.base_url, OPENAI_API_KEY="k"
+    )
+    assert output.endswith(": What is in this picture? []\n")
+    sent = str(provider.requests[-1].body)
+    assert (where if given == where else "data:image/png;base64,iVBORw0KGgo=") in sent
+
+
 def test_errors(provider: Provider) -> None:
     """If this failed, the example of errors would show others than those it speaks of."""
     output, _ = run_there("errors.py", provider)

@@ -53,6 +53,18 @@ def test_a_profile_that_needs_it_has_it_ready_at_opening(runtime: dspex.Runtime,
     assert runtime.stats().pools[SIBLING].counters == {"ok": 1}
 
 
+def test_no_image_is_downloaded_on_a_callers_word(runtime: dspex.Runtime, provider: Provider) -> None:
+    """If this failed, a client could have a worker ask any server, where a provider opens no addresses."""
+    adapter = runtime.adapter(lm=cloud(provider))
+    signature = "q, image: Image -> answer"
+    with pytest.raises(dspex.LMInvalidRequest, match=r"send the data \(Image.from_path") as caught:
+        adapter.generate("?", signature=signature, inputs={"image": dspex.Image("https://192.0.2.1/x.png")})
+    assert not caught.value.retryable
+    assert provider.requests == []
+    data = dspex.Image.from_bytes(b"\x89PNG\r\n\x1a\n")
+    assert adapter.generate("?", signature=signature, inputs={"image": data}).answer == "?"
+
+
 def test_ordinary_workers_do_without_it(runtime: dspex.Runtime, provider: Provider) -> None:
     """Each of them would have 130 MB more, and seconds more to wait for."""
     plain = LM("openai/x", base_url=provider.base_url)

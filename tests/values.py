@@ -255,7 +255,7 @@ def form(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         return kind, [(name, form(getattr(value, name, "unset"))) for name in names]
-    return kind, str(value)
+    return kind, str(value), getattr(value, "language", None)
 
 
 class Encoded(NamedTuple):

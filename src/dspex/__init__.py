@@ -64,6 +64,9 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from dspex.lm.profile import LM
+    from dspex.media.files import Audio, Document, File, Image
+    from dspex.media.text import Code, Reasoning
+    from dspex.media.turns import Citation, Citations, History, ToolCall, ToolCalls
     from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.signature import Field, Signature
     from dspex.settings import PoolOptions, Settings
@@ -104,6 +107,9 @@ _HOMES = {
         "UnknownSession WorkerLost"
     ),
     "dspex.lm.profile": "LM",
+    "dspex.media.files": "Audio Document File Image",
+    "dspex.media.text": "Code Reasoning",
+    "dspex.media.turns": "Citation Citations History ToolCall ToolCalls",
     "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.signature": "Field Signature",
     "dspex.settings": "PoolOptions Settings",
@@ -121,15 +127,23 @@ __version__ = "0.1.0"
 __all__ = [
     "LM",
     "Allow",
+    "Audio",
     "BudgetExceeded",
     "CallError",
     "Cancelled",
+    "Citation",
+    "Citations",
+    "Code",
     "Conflict",
     "DSPyAdapter",
     "Deny",
+    "Document",
     "DspexError",
     "Event",
     "Field",
+    "File",
+    "History",
+    "Image",
     "InvalidInput",
     "InvalidOption",
     "InvalidSignature",
@@ -171,6 +185,7 @@ __all__ = [
     "PythonTimeout",
     "QueueTimeout",
     "RateLimited",
+    "Reasoning",
     "Refused",
     "Response",
     "ResultTooLarge",
@@ -187,6 +202,8 @@ __all__ = [
     "StoreError",
     "Timing",
     "Tool",
+    "ToolCall",
+    "ToolCalls",
     "ToolError",
     "ToolRecord",
     "ToolRequest",

@@ -8,6 +8,7 @@ import msgspec
 
 from dspex.tools import ToolRecord
 from dspex.types import LMRequest, Usage
+from dspex.wire import own
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -140,6 +141,8 @@ def json_ready(value: Any) -> Any:
 
 
 def _unknown(value: Any) -> Any:
+    if (typed := own.plain(value)) is not None:
+        return typed  # DSPy's own form of an image cannot be read back
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")

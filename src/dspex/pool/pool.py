@@ -77,6 +77,7 @@ class LocalPool:
             settings.max_result,
             isolated=options.isolation == "call",
             max_memory=most_data(options.max_rss, self._slots),
+            show_unsendable=settings.show_unsendable,
         )
         size = options.size(limits.cores())
         self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)

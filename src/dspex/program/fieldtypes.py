@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import re
 import typing
 import uuid
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 #: The type of a conversation so far, in its canonical spelling.
 HISTORY = "dspy.History"
+#: Code, in its canonical spelling; in brackets it may have its language.
+CODE = "dspy.Code"
+#: How a model came to its answer.
+REASONING = "dspy.Reasoning"
+#: What `Type.resolved` is given to make a type for a language of.
+CODE_IN = "dspy.Code[...]"
 #: Brackets inside brackets, at most.
 MAX_NESTING = 8
 #: Digits of a number in ``Literal``: what every JSON reader and MessagePack can hold.
@@ -42,6 +49,18 @@ _PLAIN: dict[str, Any] = {
     "decimal.Decimal": decimal.Decimal,
     "uuid.UUID": uuid.UUID,
 }
+# DSPy's own, spelled as there. A tool is none of them: tools are given by `tools=`.
+_DSPY = (
+    HISTORY,
+    CODE,
+    "dspy.Audio",
+    "dspy.File",
+    "dspy.Image",
+    REASONING,
+    "dspy.ToolCalls",
+    "dspy.experimental.Citations",
+    "dspy.experimental.Document",
+)
 _FORMS: dict[str, Any] = {
     "list": list,
     "dict": dict,
@@ -64,11 +83,15 @@ _ALIASES = {
     **{f"{prefix}FrozenSet": "frozenset" for prefix in ("", "typing.")},
     **{f"typing.{name}": name for name in ("Any", "Optional", "Union", "Literal")},
     "Optional": "Optional",
-    "History": HISTORY,
+    # Plainly, and as dspex has them.
+    **{f"{prefix}{name.rpartition('.')[2]}": name for prefix in ("", "dspex.") for name in _DSPY},
+    **{f"dspy.{name.rpartition('.')[2]}": name for name in _DSPY},
 }
 #: Every spelling that is allowed, and the canonical name it stands for.
-_NAMES = {**{name: name for name in (*_PLAIN, *_FORMS, HISTORY)}, **_ALIASES}
-_SHORT = "str, int, float, bool, list[…], dict[…], tuple[…], set[…], Literal[…], X | Y, None, Any, date, …"
+_NAMES = {**{name: name for name in (*_PLAIN, *_FORMS, *_DSPY)}, **_ALIASES}
+_SHORT = (
+    "str, int, float, bool, list[…], dict[…], tuple[…], set[…], Literal[…], X | Y, None, Any, date, Image, …"
+)
 _TAKES = {
     "list": (1, "list[str]"),
     "set": (1, "set[str]"),
@@ -77,7 +100,10 @@ _TAKES = {
     "Optional": (1, "Optional[int]"),
     "Union": (0, "Union[int, str]"),
     "Literal": (0, "Literal['a', 'b']"),
+    CODE: (1, "Code['python']"),
 }
+# What a language may be called: DSPy makes the name of a class of it.
+_LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9+#._-]{0,30}")
 _CONSTANTS = {"True": True, "False": False, "None": None}
 
 
@@ -87,7 +113,8 @@ class Type:
 
     Attributes:
         name: Its canonical name (``"list"``, ``"Union"``, ``"datetime.date"``).
-        args: What stands in its brackets: types, of a tuple also a last ``...``, of ``Literal`` values.
+        args: What stands in its brackets: types, of a tuple also a last ``...``, of ``Literal`` values, of
+            ``dspy.Code`` a language.
     """
 
     name: str
@@ -97,8 +124,8 @@ class Type:
         """This type in its canonical spelling; equal types are spelled alike."""
         if not self.args:
             return self.name
-        if self.name == "Literal":
-            return f"Literal[{', '.join(_spelled_value(value) for value in self.args)}]"
+        if self.name in ("Literal", CODE):
+            return f"{self.name}[{', '.join(_spelled_value(value) for value in self.args)}]"
         args = ["..." if arg is ... else arg.spelled() for arg in self.args]
         return " | ".join(args) if self.name == "Union" else f"{self.name}[{', '.join(args)}]"
 
@@ -115,11 +142,16 @@ class Type:
         return self.name == name or any(isinstance(arg, Type) and arg.mentions(name) for arg in self.args)
 
     def resolved(self, extra: Mapping[str, Any]) -> Any:
-        """The Python object for this type; `extra` has those that are not Python's own."""
+        """The Python object for this type.
+
+        Args:
+            extra: Those that are not Python's own by their names, and by `CODE_IN` what makes a type of the
+                name of a language.
+        """
         if self.name in _PLAIN:
             return _PLAIN[self.name]
-        if self.name == HISTORY:
-            return extra[HISTORY]
+        if self.name in _DSPY:
+            return extra[CODE_IN](self.args[0]) if self.args else extra[self.name]
         form = _FORMS[self.name]
         if not self.args:
             return form
@@ -179,12 +211,22 @@ def _arguments(reader: Reader, name: str, depth: int) -> list[Any]:
         if name == "tuple" and len(args) == 1 and reader.take_if("..."):
             args.append(...)
         else:
-            args.append(_value(reader) if name == "Literal" else read(reader, depth))
+            args.append(_argument(reader, name, depth))
         if reader.take_if("]"):
             return args
         ended = args[-1] is ... and name == "tuple"
         if ended or not reader.take_if(","):
             raise reader.fail("']' is expected here" if ended else "',' or ']' is expected here")
+
+
+def _argument(reader: Reader, name: str, depth: int) -> Any:
+    if name == "Literal":
+        return _value(reader)
+    if name != CODE:
+        return read(reader, depth)
+    if reader.token.kind != "text" or not _LANGUAGE.fullmatch(reader.token.value):
+        raise reader.fail("the name of a language is expected here, in quotes: Code['python']")
+    return reader.take().value
 
 
 def _made(reader: Reader, name: str, args: list[Any], first: Token) -> Type:
@@ -200,7 +242,7 @@ def _made(reader: Reader, name: str, args: list[Any], first: Token) -> Type:
         return Type(name, tuple({(type(value), value): value for value in args}.values()))
     if name in ("dict", "set", "frozenset") and not _hashable(args[0]):
         what = "a key of a dict" if name == "dict" else f"a member of a {name}"
-        raise reader.fail(f"{what} cannot be a list, dict or set", first.position)
+        raise reader.fail(f"{what} cannot be a list, dict, set or a type of DSPy's", first.position)
     return Type(name, tuple(args))
 
 
@@ -234,6 +276,6 @@ def _spelled_value(value: str | int | bool | None) -> str:
 def _hashable(type_: Any) -> bool:
     if not isinstance(type_, Type):
         return True
-    if type_.name in ("list", "dict", "set"):
+    if type_.name in ("list", "dict", "set", *_DSPY):
         return False
     return type_.name == "Literal" or all(_hashable(arg) for arg in type_.args)

@@ -90,7 +90,16 @@ class Core:
 
     async def take_over(self, settings: Settings) -> None:
         """Have the profiles and the default LM of these settings from now on."""
-        for name in ("allow_modules", "python", "local_model", "max_payload", "max_result", "pools"):
+        fixed = (
+            "allow_modules",
+            "python",
+            "local_model",
+            "max_payload",
+            "max_result",
+            "show_unsendable",
+            "pools",
+        )
+        for name in fixed:
             if getattr(settings, name) != getattr(self.settings, name):
                 _log.warning("%s has changed and holds from the next runtime on", name)
         self.settings = settings

@@ -129,6 +129,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
         max_payload: The largest arguments of one call in bytes.
         max_result: The largest result of one call in bytes.
+        show_unsendable: Whether an ``Unsendable`` in a result has the ``repr`` of what it stands for. That is
+            code of any class, and may say anything.
     """
 
     default_lm: str | None = None
@@ -137,6 +139,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     local_model: str | None = None
     max_payload: int = 512 * MiB
     max_result: int = 512 * MiB
+    show_unsendable: bool = False
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -145,6 +148,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             checks.text(name, getattr(self, name), owner="Settings")
         for name in ("max_payload", "max_result"):
             checks.whole_number(name, getattr(self, name), 1024, owner="Settings")
+        if not isinstance(self.show_unsendable, bool):
+            raise checks.refuse("show_unsendable", "True or False", self.show_unsendable, "Settings")
 
 
 class LMOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,6 +56,7 @@ class Settings:
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
         max_payload: Bytes that the arguments of one call may have.
         max_result: Bytes that the result of one call may have.
+        show_unsendable: Whether an ``Unsendable`` in a result has the ``repr`` of what it stands for.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         file: The settings file; False reads none.
@@ -78,6 +79,7 @@ class Settings:
     local_model: str | None
     max_payload: int
     max_result: int
+    show_unsendable: bool
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     file: File | None = field(compare=False)
@@ -94,11 +96,14 @@ class Settings:
         local_model: str | UnsetType | None = UNSET,
         max_payload: int | UnsetType = UNSET,
         max_result: int | UnsetType = UNSET,
+        show_unsendable: bool | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
-        values = (default_lm, allow_modules, python, local_model, max_payload, max_result)
+        values = (
+            default_lm, allow_modules, python, local_model, max_payload, max_result, show_unsendable,
+        )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms
         options_of_pools = {} if isinstance(pools, UnsetType) else pools

@@ -12,20 +12,26 @@ code     value                                                 payload, MessageP
 35       dict with a key that is not plain                     the keys, the values
 36       member of an enum                                     class, name, value
 37       dataclass, msgspec Struct, pydantic model             class, fields, what else a model holds
-38       ``Unsendable``                                        the name of the type
+38       ``Unsendable``                                        the name of the type, and its text if asked for
+39       a typed value of dspex's own (``dspex.Image``)        name, fields
 =======  ====================================================  =====================================
 """
 
 from __future__ import annotations
 
+import contextvars
+
 import msgspec
 
 INT, COMPLEX, DATE, TIME, DATETIME, TIMEDELTA, DECIMAL, UUID, UNSET = range(1, 10)
 ARRAY, NUMBER, TEXT = range(16, 19)
-TUPLE, SET, FROZENSET, DICT, ENUM, RECORD, UNSENDABLE = range(32, 39)
+TUPLE, SET, FROZENSET, DICT, ENUM, RECORD, UNSENDABLE, OWN = range(32, 40)
 
 #: Types that MessagePack carries as they are.
 PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+#: How many containers may be inside one another.
+MAX_DEPTH = 200
 
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder().decode
@@ -43,6 +49,7 @@ class Refusal(Exception):
         whole: Whether nothing can stand in for that part, because the nesting has no end in reach.
         steps: How to get to that part, the innermost step first.
         parts: The ``id`` of each value on that way, in the same order.
+        is_endless: Whether it contains itself; known once its path is.
     """
 
     def __init__(self, reason: str, *, whole: bool = False) -> None:
@@ -51,6 +58,7 @@ class Refusal(Exception):
         self.whole = whole
         self.steps: list[str] = []
         self.parts: list[int] = []
+        self.is_endless = False
 
     def path(self) -> str:
         """The way to that part; for a value that contains itself, to where it comes back to itself."""
@@ -59,6 +67,7 @@ class Refusal(Exception):
         for index, part in enumerate(parts if self.whole else ()):
             if part in seen:
                 self.reason = "it contains itself"
+                self.is_endless = True
                 steps = steps[: index + 1]
                 break
             seen.add(part)
@@ -70,11 +79,33 @@ def type_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-class Unsendable(msgspec.Struct, frozen=True):
+class Unsendable(msgspec.Struct, frozen=True, omit_defaults=True):
     """Stands in a result where something was that cannot be sent.
 
     Attributes:
         type_name: Its type (``"socket.socket"``); what it held stays where it was.
+        text: The first characters of its ``repr``, where ``Settings(show_unsendable=True)`` asks for them;
+            else None. A ``repr`` is code of its class, and may say anything.
     """
 
     type_name: str
+    text: str | None = None
+
+
+class ResultOptions(msgspec.Struct, frozen=True):
+    """How results are written in this context.
+
+    Attributes:
+        max_bytes: Bytes that one may take; None is no limit.
+        show_unsendable: Whether an ``Unsendable`` has the ``repr`` of what it stands for.
+    """
+
+    max_bytes: int | None = None
+    show_unsendable: bool = False
+
+
+#: Set by whoever runs a call.
+results: contextvars.ContextVar[ResultOptions] = contextvars.ContextVar(
+    "results",
+    default=ResultOptions(),  # noqa: B039 (it is frozen)
+)

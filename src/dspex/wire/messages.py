@@ -247,6 +247,7 @@ class WorkerOptions(Message, frozen=True, tag="options"):
         max_memory: Bytes of data that it may have, thread stacks included, so that an allocation above fails;
             None is no limit. See ``limits.limit_data``.
         late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
+        show_unsendable: Whether a result tells of a part that cannot be sent what its ``repr`` says.
     """
 
     slots: int
@@ -256,6 +257,7 @@ class WorkerOptions(Message, frozen=True, tag="options"):
     isolated: bool = False
     max_memory: int | None = None
     late_preload: list[str] = []
+    show_unsendable: bool = False
 
 
 class Fork(Message, frozen=True, tag="fork"):

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from dspex.errors import PayloadTooLarge, ResultTooLarge
+from dspex.errors import PayloadTooLarge
 from dspex.wire.blobs import Blob, available
-from dspex.wire.values import WireError, decode, encode
+from dspex.wire.values import WireError, decode, encode, too_large
 
 Payload = bytes | Blob
 
@@ -62,11 +62,7 @@ def check_result(size: int, limit: int) -> None:
         ResultTooLarge: It is over the limit.
     """
     if size > limit:
-        raise ResultTooLarge(
-            f"the result of {size:,} bytes is over the limit of {limit:,}; return less, or raise "
-            "Settings(max_result=...)",
-            details={"size": size, "limit": limit},
-        )
+        raise too_large(size, limit)
 
 
 def store(pieces: Sequence[bytes]) -> Payload:

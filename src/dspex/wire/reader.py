@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dspex.wire import arrays, records, scalars
+from dspex.wire import arrays, own, records, scalars
 from dspex.wire.codes import (
     DICT,
     ENUM,
     FROZENSET,
+    OWN,
     RECORD,
     SET,
     TUPLE,
@@ -59,6 +60,9 @@ class Reader:
             return self._record(*content)
         if code == ENUM:
             return self._member(*content)
+        if code == OWN:
+            name, fields = content
+            return own.build(name, fields, self._types)
         raise WireError(f"malformed value: no extension has the code {code}")
 
     def _member(self, kind_name: Any, name: Any, value: Any) -> Any:

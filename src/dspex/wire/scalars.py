@@ -28,6 +28,7 @@ from dspex.wire.codes import (
     Unsendable,
     WireError,
     pack,
+    results,
     type_name,
     unpack,
 )
@@ -35,6 +36,8 @@ from dspex.wire.codes import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Characters of a `repr` that are sent in the place of a value.
+_LONGEST_REPR = 500
 _MICROSECOND = timedelta(microseconds=1)
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
@@ -59,9 +62,27 @@ def checked(value: Any) -> Any:
     return value
 
 
-def marker(name: str) -> Ext:
-    """An ``Unsendable`` as it is sent."""
-    return Ext(UNSENDABLE, name.encode(errors="replace"))
+def marker(name: str, text: str | None = None) -> Ext:
+    """An ``Unsendable`` as it is sent: its name and, where there is one, its text after a U+0000."""
+    parts = [name.replace("\0", "?")] if text is None else [name.replace("\0", "?"), text]
+    return Ext(UNSENDABLE, "\0".join(parts).encode(errors="replace"))
+
+
+def marker_for(value: Any) -> Ext:
+    """What is sent in the place of a value that cannot be; its ``repr`` runs only where it was asked for."""
+    name = type_name(type(value))
+    if not results.get().show_unsendable:
+        return marker(name)
+    try:
+        text = str.__str__(repr(value))
+    except Exception as error:  # noqa: BLE001 (whatever the class does there)
+        text = f"<its repr failed with {type(error).__name__}>"
+    return marker(name, text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}…")
+
+
+def _read_marker(payload: memoryview) -> Unsendable:
+    name, separator, text = str(payload, "utf-8").partition("\0")
+    return Unsendable(name, text if separator else None)
 
 
 def _zone(value: datetime | time) -> str | list[Any] | None:
@@ -134,7 +155,7 @@ WRITERS: dict[type, Callable[[Any], Any]] = {
     Decimal: lambda value: Ext(DECIMAL, str(value).encode()),
     uuid.UUID: lambda value: Ext(UUID, value.bytes),
     msgspec.UnsetType: lambda _: Ext(UNSET, b""),
-    Unsendable: lambda value: marker(value.type_name),
+    Unsendable: lambda value: marker(value.type_name, value.text),
 }
 
 #: How to read the payload of an extension back; malformed ones raise anything.
@@ -148,7 +169,7 @@ READERS: dict[int, Callable[[memoryview], Any]] = {
     DECIMAL: lambda payload: Decimal(str(payload, "ascii")),
     UUID: lambda payload: uuid.UUID(bytes=bytes(payload)),
     UNSET: lambda _: msgspec.UNSET,
-    UNSENDABLE: lambda payload: Unsendable(str(payload, "utf-8")),
+    UNSENDABLE: _read_marker,
 }
 
 #: What an instance of a subclass of these is turned into, past whatever the subclass overrides. A class

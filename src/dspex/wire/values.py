@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dspex.errors import InvalidInput, ResultTooLarge
-from dspex.wire.codes import Refusal, Unsendable, WireError
+from dspex.wire.codes import MAX_DEPTH, Refusal, Unsendable, WireError
 from dspex.wire.reader import Reader
-from dspex.wire.writer import MAX_DEPTH, write
+from dspex.wire.sizes import TooLarge
+from dspex.wire.writer import write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_DEPTH", "Unsendable", "WireError", "decode", "encode", "encode_result"]
+__all__ = ["MAX_DEPTH", "Unsendable", "WireError", "decode", "encode", "encode_result", "too_large"]
 
 _decode_plain = msgspec.msgpack.Decoder(ext_hook=Reader({}).build).decode
 
@@ -66,14 +67,27 @@ def encode_result(value: Any) -> list[bytes]:
         One MessagePack value in pieces, as ``encode`` gives it.
 
     Raises:
-        ResultTooLarge: It is nested deeper than ``MAX_DEPTH``, or contains itself.
+        ResultTooLarge: It is nested deeper than ``MAX_DEPTH``, contains itself, or has more bytes than the
+            context allows; that is found before they are written.
     """
     try:
         return write(value, lenient=True)[0]
     except Refusal as refusal:
         path = "result" + refusal.path()
+        # One that contains itself is always too large, and that is not what is wrong with it.
+        if isinstance(refusal, TooLarge) and not refusal.is_endless:
+            raise too_large(refusal.size, refusal.limit) from None
         message = f"{path}: cannot be sent: {refusal.reason}"
         raise ResultTooLarge(message, details={"path": path}) from refusal.__cause__
+
+
+def too_large(size: int, limit: int) -> ResultTooLarge:
+    """The error for a result that is over the limit."""
+    return ResultTooLarge(
+        f"the result of {size:,} bytes is over the limit of {limit:,}; return less, or raise "
+        "Settings(max_result=...)",
+        details={"size": size, "limit": limit},
+    )
 
 
 def decode(data: bytes | memoryview | msgspec.Raw, types: Mapping[str, type] | None = None) -> Any:

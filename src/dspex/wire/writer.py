@@ -13,26 +13,27 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.msgpack import Ext
 
-from dspex.wire import arrays, records, scalars
+from dspex.wire import arrays, own, records, scalars
 from dspex.wire.codes import (
     DICT,
     ENUM,
     FROZENSET,
+    MAX_DEPTH,
+    OWN,
     PLAIN,
     RECORD,
     SET,
     TUPLE,
     Refusal,
     pack,
+    results,
     type_name,
 )
 from dspex.wire.pieces import pack_in_pieces
+from dspex.wire.sizes import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-#: How many containers may be inside one another.
-MAX_DEPTH = 200
 
 _SETS: dict[type, int] = {set: SET, frozenset: FROZENSET}
 _INSTEAD = "send plain data, a dataclass or a pydantic model instead"
@@ -67,7 +68,8 @@ def write(value: Any, *, lenient: bool) -> tuple[list[bytes], dict[str, type]]:
 
 
 def _write(value: Any, *, lenient: bool, careful: bool) -> tuple[list[bytes], dict[str, type]]:
-    writer = _Writer(lenient=lenient, careful=careful)
+    limit = results.get().max_bytes if lenient else None
+    writer = _Writer(lenient=lenient, careful=careful, meter=None if limit is None else Meter(value, limit))
     return pack_in_pieces(writer.each([value], -1, lambda _: "")[0]), writer.types
 
 
@@ -78,13 +80,14 @@ class _Writer:
         types: The classes met, by their name on the wire.
     """
 
-    __slots__ = ("_careful", "_in_key", "_lenient", "_names", "types")
+    __slots__ = ("_careful", "_in_key", "_lenient", "_meter", "_names", "types")
 
-    def __init__(self, *, lenient: bool, careful: bool) -> None:
+    def __init__(self, *, lenient: bool, careful: bool, meter: Meter | None) -> None:
         self.types: dict[str, type] = {}
         self._names: dict[int, str] = {}
         self._lenient = lenient
         self._careful = careful
+        self._meter = meter
         self._in_key = 0
 
     def each(self, parts: list[Any], depth: int, step: Callable[[int], str]) -> list[Any]:
@@ -96,6 +99,8 @@ class _Writer:
             step: How the part at an index is called in a path.
         """
         careful = self._careful
+        if self._meter is not None:
+            self._meter.add(parts)
         for index, part in enumerate(parts):
             try:
                 if careful or type(part) not in PLAIN:
@@ -107,7 +112,7 @@ class _Writer:
                     raise
                 refusal = error if isinstance(error, Refusal) else _unreadable(part, error)
                 if self._lenient and not self._in_key and not refusal.whole:
-                    parts[index] = scalars.marker(type_name(type(part)))
+                    parts[index] = scalars.marker_for(part)
                     continue
                 refusal.steps.append(step(index))
                 refusal.parts.append(id(part))
@@ -127,15 +132,14 @@ class _Writer:
         if kind is dict:
             return self._dict(value, depth)
         if kind is list:
-            plain = not self._careful and PLAIN.issuperset(map(type, value))
-            return value if plain else self.each(list(value), depth, "[{}]".format)
+            return self._list(value, depth)
         if kind is tuple:
             return Ext(TUPLE, pack(self.each(list(value), depth, "[{}]".format)))
         if (code := _SETS.get(kind)) is not None:
             return Ext(code, pack(self._keys(list(value), depth, " (an element)")))
         if records.is_enum(kind):
             return self._member(value, kind, depth)
-        if (state := records.read(value)) is not None:
+        if (state := own.read(value) or records.read(value)) is not None:
             return self._record(kind, state, depth)
         if (array := arrays.write(value, kind.__mro__)) is not None:
             return array
@@ -145,6 +149,13 @@ class _Writer:
         hint = next((hint for base, hint in _HINTS.items() if base in kind.__mro__), _INSTEAD)
         raise Refusal(f"it is a `{type_name(kind)}`; {hint}")
 
+    def _list(self, value: list[Any], depth: int) -> list[Any]:
+        if self._careful or not PLAIN.issuperset(map(type, value)):
+            return self.each(list(value), depth, "[{}]".format)
+        if self._meter is not None:
+            self._meter.add(value)
+        return value
+
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         careful = self._careful
         if not careful:
@@ -152,6 +163,8 @@ class _Writer:
                 if type(part) not in PLAIN or type(key) not in PLAIN:
                     break
             else:
+                if self._meter is not None:
+                    self._meter.add(value.values())
                 return value
         names = list(value)
         parts = self.each(list(value.values()), depth, lambda index: _step(names[index]))
@@ -173,7 +186,9 @@ class _Writer:
         (value,) = self.each([member._value_], depth, lambda _: ".value")
         return Ext(ENUM, pack([self._name(kind), records.member_name(member), value]))
 
-    def _record(self, kind: type, state: records.State, depth: int) -> Ext:
+    def _record(self, kind: type, state: records.State | own.Typed, depth: int) -> Ext:
+        if isinstance(state, own.Typed):
+            return self._typed(state, depth)
         extra, fields_set, private = state.model or (None, [], None)
         groups = (state.fields, extra, private)
         # All parts at once: one more frame a level would be too many for a deep value.
@@ -185,6 +200,14 @@ class _Writer:
         if state.model:
             content += [extra, fields_set, private]
         return Ext(RECORD, pack(content))
+
+    def _typed(self, typed: own.Typed, depth: int) -> Ext:
+        if typed.kind is not None:
+            # What is DSPy's own here comes back as such.
+            self.types.setdefault(own.key(typed.name), typed.kind)
+        names = list(typed.fields)
+        parts = self.each(list(typed.fields.values()), depth, lambda index: _step(names[index]))
+        return Ext(OWN, pack([typed.name, dict(zip(names, parts, strict=True))]))
 
     def _name(self, kind: type) -> str:
         """The name of a class on the wire; a second class of the same name gets a suffix."""

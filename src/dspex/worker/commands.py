@@ -27,6 +27,7 @@ from dspex.wire.values import encode_result
 from dspex.worker import faults, users
 from dspex.worker.build import build
 from dspex.worker.built import Runnable
+from dspex.worker.media import FOR_PROGRAMS
 from dspex.worker.run import Nobody, run_awaited, run_blocking
 from dspex.worker.threads import Place
 
@@ -78,11 +79,11 @@ class Commands:
 
     async def _run_awaited(self, program: Runnable, number: int, args: Args) -> list[bytes]:
         with self._lm(number) as (lm, adapter):
-            return await run_awaited(program, take(args), lm, adapter)
+            return await run_awaited(program, take(args, FOR_PROGRAMS), lm, adapter)
 
     def _run_blocking(self, program: Runnable, number: int, args: Args) -> list[bytes]:
         with self._lm(number) as (lm, adapter):
-            return run_blocking(program, take(args), lm, adapter)
+            return run_blocking(program, take(args, FOR_PROGRAMS), lm, adapter)
 
     def _lm(self, number: int) -> contextlib.AbstractContextManager[tuple[dspy.BaseLM, Any]]:
         """The LM of a call that may have none: a program of the user's own need not ask one."""

@@ -19,6 +19,10 @@ from typing import Any
 
 # DSPy would fetch a map of prices from the network in the middle of a process's first call.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+# For providers that open no addresses LiteLLM would fetch an image itself, from whatever address a caller
+# names, those of the worker's own network included. `pass_env` may allow it, up to a size in MB.
+DOWNLOADS = "MAX_IMAGE_URL_DOWNLOAD_SIZE_MB"
+os.environ.setdefault(DOWNLOADS, "0")
 # A worker is one of many on its cores: numerical libraries get one thread each.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")

@@ -19,13 +19,15 @@ from dspy.clients.engines import AsyncLiteLLMEngine, LiteLLMEngine
 from dspy.lm15 import LM15Error
 
 from dspex.types import LMSpec
-from dspex.worker import dspy_compat  # noqa: F401 (what LiteLLM reads at its import has to be set before)
+from dspex.worker import dspy_compat  # what LiteLLM reads at its import is set by it
 
 # Far above what one worker has slots for; the slots are the limit.
 for _variable in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
     os.environ[_variable] = "4096"
 litellm = get_litellm(feature="dspex")
 
+from litellm.litellm_core_utils import token_counter  # noqa: E402
+from litellm.litellm_core_utils.prompt_templates import factory, image_handling  # noqa: E402
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, HTTPHandler  # noqa: E402
 from litellm.llms.openai.common_utils import BaseOpenAILLM  # noqa: E402
 
@@ -98,6 +100,27 @@ def _without_redirects(makes_client: Any) -> Any:
     return wrapped
 
 
+def _download_nothing() -> None:
+    """For providers that open no addresses LiteLLM would download an image, from wherever a caller says."""
+    if os.environ[dspy_compat.DOWNLOADS] != "0":
+        return
+    for module in (factory, image_handling, token_counter):
+        for name, stand_in in (("safe_get", _no_download), ("async_safe_get", _no_async_download)):
+            if hasattr(module, name):
+                setattr(module, name, stand_in)
+
+
+def _no_download(*_args: Any, **_options: Any) -> Any:
+    raise litellm.ImageFetchError(
+        "this provider opens no addresses, and a worker downloads nothing on a caller's word: send the data "
+        "(Image.from_path, Image.from_bytes, Image.from_url)"
+    )
+
+
+async def _no_async_download(*_args: Any, **_options: Any) -> Any:
+    _no_download()
+
+
 def _refused(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("nothing is asked before a fork", request=request)
 
@@ -118,4 +141,5 @@ def _warm_up() -> None:
 
 
 _follow_no_redirects()
+_download_nothing()
 _warm_up()

@@ -14,6 +14,7 @@ from dspex.errors import Cancelled, DspexError, PythonError, PythonTimeout
 from dspex.process import forks
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
+from dspex.wire.codes import ResultOptions, results
 from dspex.wire.messages import (
     ENVELOPE,
     NOTHING,
@@ -94,6 +95,7 @@ class Worker:
         self.programs = Programs()
         self.lms = LMs(options.allow_modules, closes=main_thread is None)
         self._max_result = options.max_result
+        self._results = ResultOptions(options.max_result, options.show_unsendable)
         self._commands = Commands(self, options.allow_modules, main_thread or Shared(options.slots))
         self._ended = asyncio.Event()
         self._waiting: set[asyncio.Future[Any]] = set()
@@ -211,6 +213,7 @@ class Worker:
         scope = CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks)
         current.set(scope)
         waiting.set(self._waiting)
+        results.set(self._results)
         started = time.monotonic()
         running.begun = True
         error: DspexError | None = None

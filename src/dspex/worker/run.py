@@ -7,6 +7,8 @@ from typing import Any
 import dspy
 
 from dspex.errors import LMNotConfigured
+from dspex.program.fieldtypes import REASONING
+from dspex.program.signature import Signature
 from dspex.wire.values import encode_result
 from dspex.worker import engine
 from dspex.worker.built import Runnable
@@ -66,11 +68,13 @@ def _context(lm: dspy.BaseLM, adapter: Any) -> Any:
 
 def _answer(program: Runnable, prediction: Any) -> list[bytes]:
     names = program.outputs_of(prediction)
-    answer: dict[str, Any] = {"outputs": {name: _plain(prediction[name]) for name in names}}
+    typed = _reasonings(program)
+    answer: dict[str, Any] = {"outputs": {name: _plain(prediction[name], name in typed) for name in names}}
     completions = prediction.completions
     if completions is not None and len(completions) > 1:
         answer["completions"] = [
-            {name: _plain(completions[name][index]) for name in names} for index in range(len(completions))
+            {name: _plain(completions[name][index], name in typed) for name in names}
+            for index in range(len(completions))
         ]
     called = engine.scope_of_call().tool_calls
     if called:
@@ -78,6 +82,12 @@ def _answer(program: Runnable, prediction: Any) -> list[bytes]:
     return encode_result({**answer, **program.told_by(prediction)})
 
 
-def _plain(value: Any) -> Any:
-    # DSPy's reasoning is text that may have come by the provider's own channel for it.
-    return str(value) if isinstance(value, dspy.Reasoning) else value
+def _reasonings(program: Runnable) -> set[str]:
+    """The outputs that the caller declared as reasoning; a program of the user's own has no signature."""
+    signature: Signature | None = getattr(program, "signature", None)
+    return {field.name for field in signature.outputs if field.type == REASONING} if signature else set()
+
+
+def _plain(value: Any, is_typed: bool) -> Any:
+    # The reasoning that a module adds by itself is text to its caller, whatever way it came by.
+    return str(value) if isinstance(value, dspy.Reasoning) and not is_typed else value

@@ -8,13 +8,12 @@ from typing import Any
 import dspy
 
 from dspex.program.signature import Field, Signature, default_instructions, resolve
-
-_TYPES = {"dspy.History": dspy.History}
+from dspex.worker.media import BY_TYPE
 
 
 def input_types(signature: Signature) -> dict[str, Any]:
     """The Python type of each input that declares one."""
-    return {field.name: resolve(field.type, _TYPES) for field in signature.inputs if field.typed}
+    return {field.name: resolve(field.type, BY_TYPE) for field in signature.inputs if field.typed}
 
 
 def dspy_signature(signature: Signature) -> Any:
@@ -23,9 +22,9 @@ def dspy_signature(signature: Signature) -> Any:
     for field in signature.inputs:
         # DSPy notes the absence of a type here, and then takes any value without a word.
         untyped = {} if field.typed else {"IS_TYPE_UNDEFINED": True}
-        fields[field.name] = (resolve(field.type, _TYPES), dspy.InputField(**_description(field), **untyped))
+        fields[field.name] = (resolve(field.type, BY_TYPE), dspy.InputField(**_description(field), **untyped))
     for field in signature.outputs:
-        fields[field.name] = (resolve(field.type, _TYPES), dspy.OutputField(**_description(field)))
+        fields[field.name] = (resolve(field.type, BY_TYPE), dspy.OutputField(**_description(field)))
     with warnings.catch_warnings():
         # A field may be named like a method of the class (``json``, ``copy``); DSPy finds it all the same.
         warnings.simplefilter("ignore", UserWarning)

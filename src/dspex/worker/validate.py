@@ -12,14 +12,21 @@ import pydantic
 
 from dspex.errors import InvalidInput
 from dspex.program.signature import Signature
+from dspex.worker.media import as_declared, fault_of
 
 _MARK = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
+_END_MARK = "<<CUSTOM-TYPE-END-IDENTIFIER>>"
 _STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
 @lru_cache(maxsize=1024)
 def _adapter(annotation: Any, _spelling: str) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(annotation, config=_STRICT)
+    try:
+        return pydantic.TypeAdapter(annotation, config=_STRICT)
+    except pydantic.PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return pydantic.TypeAdapter(annotation)  # a model says itself how strict it is
 
 
 def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
@@ -42,8 +49,8 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
     checked = {}
     for field in signature.inputs:
         if field.name in inputs:
-            value = inputs[field.name]
-            if field.name in types and type(value) is not types[field.name]:
+            value = as_declared(types.get(field.name), inputs[field.name])
+            if field.name in types and (type(value) is not types[field.name] or type(value) is dspy.History):
                 value = _convert(signature, field.name, field.type, types[field.name], value)
             refuse_text(field.name, value)
             checked[field.name] = value
@@ -73,7 +80,7 @@ def convert(name: str, spelling: str, annotation: Any, value: Any) -> Any:
     adapter = _adapter(annotation, spelling)
     try:
         return adapter.validate_python(value)
-    except pydantic.ValidationError as error:
+    except (pydantic.ValidationError, TypeError) as error:
         if not _has_json_form(value):
             raise _ill_typed(name, spelling, value, error) from None
         try:
@@ -94,6 +101,8 @@ def _has_json_form(value: Any) -> bool:
 
 
 def _history(signature: Signature, name: str, value: Any) -> Any:
+    if isinstance(value, dspy.History):
+        value = {"messages": value.messages}
     turns = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InvalidInput(
@@ -111,12 +120,15 @@ def _history(signature: Signature, name: str, value: Any) -> Any:
     return dspy.History(messages=turns)
 
 
-def _ill_typed(name: str, spelling: str, value: Any, error: pydantic.ValidationError) -> InvalidInput:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = "".join(f"[{part!r}]" for part in first["loc"])
+def _ill_typed(name: str, spelling: str, value: Any, error: Exception) -> InvalidInput:
+    place, reason = "", "it has parts that such a value does not take"
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = "".join(f"[{part!r}]" for part in first["loc"])
+        # What DSPy's own checks say may hold all of the value.
+        reason = first["msg"].lower() if first["type"] != "value_error" else "it is none that can be used"
     return InvalidInput(
-        f"the input {name + place!r} has to be {spelling}, and {type(value).__name__} given is not: "
-        f"{first['msg'].lower()}",
+        f"the input {name + place!r} has to be {spelling}, and {type(value).__name__} given is not: {reason}",
         details={"field": name, "expected": spelling, "got": type(value).__name__},
     )
 
@@ -125,17 +137,22 @@ def _allows_none(annotation: Any) -> bool:
     return bool(dspy.adapters.utils.annotation_allows_none(annotation))
 
 
-def refuse_text(name: str, value: Any) -> None:
+def refuse_text(name: str, value: Any, mark: str = _MARK) -> None:
     """Look at every text in a value.
+
+    Args:
+        name: The input's name.
+        value: The value.
+        mark: What must not stand in a text.
 
     Raises:
         InvalidInput: One is not valid Unicode, so that no provider could receive it, or holds the mark that
             DSPy reads as a file, an image or a tool: a caller's text must not become one.
     """
     if isinstance(value, str):
-        if _MARK in value:
+        if mark in value:
             raise InvalidInput(
-                f"the input {name!r} holds {_MARK!r}, which DSPy would take for a file or an image of yours",
+                f"the input {name!r} holds {mark!r}, which DSPy would take for a file or an image of yours",
                 details={"field": name},
             )
         if not value.isascii():
@@ -147,10 +164,16 @@ def refuse_text(name: str, value: Any) -> None:
                 ) from None
     elif isinstance(value, dict):
         for key, part in value.items():
-            refuse_text(name, key)
-            refuse_text(name, part)
+            refuse_text(name, key, mark)
+            refuse_text(name, part, mark)
     elif isinstance(value, list | tuple | set | frozenset):
         for part in value:
-            refuse_text(name, part)
-    elif isinstance(value, dspy.History):
-        refuse_text(name, value.messages)
+            refuse_text(name, part, mark)
+    elif isinstance(value, pydantic.BaseModel):
+        for part in vars(value).values():
+            refuse_text(name, part, mark)
+            if isinstance(value, dspy.Type):
+                # DSPy puts it between two marks: with the second one in it, what follows would be read again.
+                refuse_text(name, part, _END_MARK)
+        if (fault := fault_of(value)) is not None:
+            raise InvalidInput(f"the input {name!r}: {fault}", details={"field": name})

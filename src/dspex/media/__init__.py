@@ -1,0 +1,1 @@
+"""Typed values that are more than plain data: files, code, citations, turns. They are made without DSPy."""
