@@ -2,37 +2,89 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import dspy
+import pydantic
 
-from dspex.program.signature import Field, Signature, default_instructions, resolve
+from dspex.errors import InvalidSignature
+from dspex.program.signature import Field, Signature, default_instructions, resolve, type_of
+from dspex.worker.shapes import Shapes
 
 _TYPES = {"dspy.History": dspy.History}
 
 
+@lru_cache(256)
+def _shapes(signature: Signature) -> Shapes:
+    try:
+        return Shapes(signature.shapes)
+    except (pydantic.errors.PydanticUserError, RecursionError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise InvalidSignature(f"no types can be made from the signature's JSON Schemas: {reason}") from error
+
+
+def types_of(signature: Signature) -> dict[str, Any]:
+    """The objects for the types that its fields may name beside Python's own."""
+    return {**_TYPES, **_shapes(signature).by_key} if signature.shapes else _TYPES
+
+
 def input_types(signature: Signature) -> dict[str, Any]:
-    """The Python type of each input that declares one."""
-    return {field.name: resolve(field.type, _TYPES) for field in signature.inputs if field.typed}
+    """The Python type of each input that declares one, but for those that the caller has checked himself."""
+    exact = {shape.key for shape in signature.shapes if shape.key and shape.exact}
+    types = types_of(signature)
+    return {
+        field.name: resolve(field.type, types)
+        for field in signature.inputs
+        if field.typed and not any(type_of(field.type, signature.names).mentions(key) for key in exact)
+    }
 
 
 def dspy_signature(signature: Signature) -> Any:
     """The class for a checked signature."""
     fields: dict[str, tuple[Any, Any]] = {}
+    types = types_of(signature)
     for field in signature.inputs:
         # DSPy notes the absence of a type here, and then takes any value without a word.
         untyped = {} if field.typed else {"IS_TYPE_UNDEFINED": True}
-        fields[field.name] = (resolve(field.type, _TYPES), dspy.InputField(**_description(field), **untyped))
+        kind = resolve(field.type, types)
+        fields[field.name] = (kind, dspy.InputField(**_told(field, kind), **untyped))
     for field in signature.outputs:
-        fields[field.name] = (resolve(field.type, _TYPES), dspy.OutputField(**_description(field)))
+        kind = resolve(field.type, types)
+        fields[field.name] = (kind, dspy.OutputField(**_told(field, kind)))
     with warnings.catch_warnings():
         # A field may be named like a method of the class (``json``, ``copy``); DSPy finds it all the same.
         warnings.simplefilter("ignore", UserWarning)
         # Without instructions DSPy would build the class twice to find out its own.
         instructions = signature.instructions or default_instructions(signature)
-        return dspy.make_signature(fields, instructions)
+        made = dspy.make_signature(fields, instructions)
+    for field in (*signature.inputs, *signature.outputs):
+        extra = made.model_fields[field.name].json_schema_extra
+        # By way of DSPy's own arguments these would be made anew, or warned of.
+        for name, text in (("constraints", field.constraints), ("prefix", field.prefix)):
+            if text is not None:
+                extra[name] = text
+    return made
 
 
-def _description(field: Field) -> dict[str, str]:
-    return {} if field.description is None else {"desc": field.description}
+def _told(field: Field, kind: Any) -> dict[str, Any]:
+    told: dict[str, Any] = {} if field.description is None else {"desc": field.description}
+    if field.default is not None:
+        value = _default(field, kind)
+        told |= {"default_factory": lambda: copy.deepcopy(value)} if field.fresh else {"default": value}
+    return told
+
+
+def _default(field: Field, kind: Any) -> Any:
+    assert field.default is not None
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(json.loads(field.default))
+    except pydantic.ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise InvalidSignature(
+            f"the default of {field.name!r} is not {field.type}: {reason.lower()}",
+            details={"path": field.name},
+        ) from None
