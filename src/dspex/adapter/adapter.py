@@ -24,6 +24,8 @@ from dspex.settings import Settings
 if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
 
+#: Text, a dict, a ``Signature``, a class, or the import path of one.
+GivenSignature = str | Signature | Mapping[str, Any] | type[Any]
 Prompt = str | Sequence[Mapping[str, Any]]
 Sandbox = Literal["auto", "monty", "deno"]
 
@@ -159,7 +161,7 @@ class DSPyAdapter:
         prompt: Prompt | None = None,
         *,
         module: str = "dspy.Predict",
-        signature: str | Signature | None = None,
+        signature: GivenSignature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
@@ -179,7 +181,9 @@ class DSPyAdapter:
             module: Which DSPy module, ``"dspy.ChainOfThought"`` or ``"ChainOfThought"``; or the import path
                 of a ``dspy.Module`` of your own (``"shop.support:Router"``), which
                 ``Settings(allow_modules=...)`` has to allow.
-            signature: What goes in and comes out (``"question -> answer"``); None is
+            signature: What goes in and comes out: text (``"question -> answer"``), a dict with ``inputs``,
+                ``outputs`` and ``instructions``, a ``Signature``, a ``dspy.Signature`` class, a pydantic
+                model, whose fields are the outputs, or the import path of such a class. None is
                 ``prompt -> response``. A module of your own takes none: its inputs are the parameters of its
                 ``forward`` or ``aforward``.
             inputs: Inputs by field name.
@@ -226,7 +230,7 @@ class DSPyAdapter:
         prompt: Prompt | None = None,
         *,
         module: str = "dspy.Predict",
-        signature: str | Signature | None = None,
+        signature: GivenSignature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
@@ -272,7 +276,7 @@ class DSPyAdapter:
         self,
         prompt: Prompt | None,
         module: str,
-        signature: str | Signature | None,
+        signature: GivenSignature | None,
         inputs: Mapping[str, Any] | None,
         lm: LM | str | None,
         timeout: float | _Unset | None,

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from dspex.errors import InvalidSignature
-from dspex.program import classes, dictform, signature
+from dspex.program import classform, dictform, signature
 from dspex.program.given import Given
 from dspex.program.signature import Signature
 
@@ -66,12 +66,12 @@ class _Kept:
 
     def of_class(self, kind: type) -> Given:
         """The signature that a class is."""
-        state = classes.state_of(kind)
+        state = classform.state_of(kind)
         kept = self._classes.get(kind)
         # The instructions and descriptions of a class can be set later.
         if kept is not None and kept[0] == state:
             return kept[1]
-        made = classes.read(kind)
+        made = classform.read(kind)
         with self._lock:
             self._classes[kind] = (state, made)
         return made

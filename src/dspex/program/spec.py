@@ -46,12 +46,17 @@ def make(
 ) -> ProgramSpec:
     """A checked spec from what a caller wrote.
 
+    Args:
+        module: Name of the module.
+        signature: Text, or a signature that was checked already.
+        options: Options of the module by name.
+
     Raises:
         ModuleNotFound: No module has that name.
         InvalidSignature: The signature is malformed, or does not fit the module.
         InvalidOption: The module does not have that option, or not with that value.
     """
     entry = catalogue.find(module)
-    checked = signature_.of(signature)
+    checked = signature_.parse(signature) if isinstance(signature, str) else signature
     catalogue.fit(entry, checked)
     return ProgramSpec(entry.name, checked, options_.check(entry, options))

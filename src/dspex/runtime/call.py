@@ -18,11 +18,13 @@ from dspex.errors import DspexError, InvalidOption, LMAuth, LMNotConfigured, Pyt
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
-from dspex.program import catalogue, described, prompt, signature
+from dspex.program import catalogue, described, forms, prompt
 from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
 from dspex.program.importpath import is_path, name_of
+from dspex.program.signature import Signature
 from dspex.program.spec import ProgramSpec, make
+from dspex.runtime import typed
 from dspex.runtime.caller import Caller
 from dspex.runtime.models import Models, Resolved
 from dspex.types import LMRequest, LMSpec, Usage
@@ -50,8 +52,8 @@ class Question:
     Attributes:
         prompt: Text, or a list of messages.
         module: Name of a DSPy module, or the import path of a program of the user's own.
-        signature: Text or a ``Signature``; None is ``prompt -> response``. A program of the user's own has
-            none.
+        signature: In any form that ``dspex.program.forms`` reads; None is ``prompt -> response``. A program
+            of the user's own has none.
         inputs: Inputs by field name.
         options: Options of the module by name.
         tools: What the module may call: functions, ``Tool``s, import paths.
@@ -66,7 +68,7 @@ class Question:
 
     prompt: str | Sequence[Mapping[str, Any]] | None = None
     module: str = "dspy.Predict"
-    signature: str | signature.Signature | None = None
+    signature: Any = None
     inputs: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Any] | None = None
@@ -140,9 +142,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, signature.Signature | None, str], tuple[bytes, bytes]] = (
-            OrderedDict()
-        )
+        self._kept: OrderedDict[tuple[str, Signature | None, str], tuple[bytes, bytes]] = OrderedDict()
 
     def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
         """The spec as it travels, and its fingerprint."""
@@ -191,6 +191,7 @@ class Prepared:
         shared: Whether it may run beside other calls.
         repeatable: Whether it may run again when its worker was lost.
         needs_lm: Whether it is refused without an LM; a program of the user's own need not ask one.
+        outputs: The caller's own type of each output that has one.
     """
 
     question: Question
@@ -204,6 +205,7 @@ class Prepared:
     shared: bool = True
     repeatable: bool = False
     needs_lm: bool = True
+    outputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
@@ -228,8 +230,11 @@ def prepare(
     """
     try:
         if users is None:
-            wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
-            sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
+            given = forms.read(DEFAULT_SIGNATURE if question.signature is None else question.signature)
+            sig, inputs = prompt.fill(given.signature, question.prompt, question.inputs)
+            if given.inputs:
+                inputs = typed.sendable(given.inputs, inputs)
+            outputs = given.outputs
             spec = make(question.module, sig, question.options)
             entry = catalogue.find(spec.module)
             shared, repeatable = entry.shared, entry.repeatable
@@ -239,6 +244,7 @@ def prepare(
             spec = ProgramSpec(users.module, None)
             shared = said.get("shared", users.shared)
             repeatable = said.get("idempotent", users.idempotent)
+            outputs = {}
         program, name = programs.encoded(spec)
         stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
     except DspexError as error:
@@ -255,6 +261,7 @@ def prepare(
         shared,
         repeatable,
         needs_lm=users is None,
+        outputs=outputs,
     )
 
 
@@ -331,10 +338,19 @@ def read(prepared: Prepared, done: Done) -> Answer:
 
     Raises:
         PythonError: The worker's answer cannot be read.
+        ParseError: An output is not of the caller's own type.
     """
     answer = read_value(done.value, prepared.types, prepared.request_id)
     seconds = time.monotonic() - prepared.started
-    return Answer(answer["outputs"], answer.get("completions"), done, prepared.request_id, seconds)
+    outputs, completions = answer["outputs"], answer.get("completions")
+    if prepared.outputs:
+        try:
+            outputs = typed.rebuilt(prepared.outputs, outputs)
+            if completions is not None:
+                completions = [typed.rebuilt(prepared.outputs, one) for one in completions]
+        except DspexError as error:
+            raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
+    return Answer(outputs, completions, done, prepared.request_id, seconds)
 
 
 def read_value(value: msgspec.Raw | Blob, types: Mapping[str, type], request_id: str) -> Any:

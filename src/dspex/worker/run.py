@@ -8,7 +8,7 @@ import dspy
 
 from dspex.errors import LMNotConfigured
 from dspex.wire.values import encode_result
-from dspex.worker import engine
+from dspex.worker import engine, shapes
 from dspex.worker.built import Runnable
 
 # Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
@@ -72,7 +72,10 @@ def _answer(program: Runnable, prediction: Any) -> list[bytes]:
         answer["completions"] = [
             {name: _plain(completions[name][index]) for name in names} for index in range(len(completions))
         ]
-    return encode_result({**answer, **program.told_by(prediction)})
+    answer |= program.told_by(prediction)
+    # Of classes that were made for this signature its caller knows nothing.
+    has_shapes = getattr(getattr(program, "signature", None), "shapes", ())
+    return encode_result(shapes.plain(answer) if has_shapes else answer)
 
 
 def _plain(value: Any) -> Any:

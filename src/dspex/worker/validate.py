@@ -12,6 +12,7 @@ import pydantic
 
 from dspex.errors import InvalidInput
 from dspex.program.signature import Signature
+from dspex.worker.shapes import plain
 
 _MARK = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
 _STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
@@ -19,7 +20,12 @@ _STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 @lru_cache(maxsize=1024)
 def _adapter(annotation: Any, _spelling: str) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(annotation, config=_STRICT)
+    try:
+        return pydantic.TypeAdapter(annotation, config=_STRICT)
+    except pydantic.PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return pydantic.TypeAdapter(annotation)  # a model says itself how strict it is
 
 
 def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
@@ -45,9 +51,10 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
             value = inputs[field.name]
             if field.name in types and type(value) is not types[field.name]:
                 value = _convert(signature, field.name, field.type, types[field.name], value)
+                value = plain(value) if signature.shapes else value
             refuse_text(field.name, value)
             checked[field.name] = value
-        elif not (field.name in types and _allows_none(types[field.name])):
+        elif field.default is None and not (field.name in types and _allows_none(types[field.name])):
             raise InvalidInput(f"the input {field.name!r} is missing", details={"missing": [field.name]})
     return checked
 
