@@ -13,12 +13,13 @@ from dspex.errors import InvalidOption
 from dspex.lm import providers
 from dspex.lm.profile import LM
 from dspex.pool.work import Done
+from dspex.program import forms
 from dspex.program.described import Description
 from dspex.program.importpath import is_path, name_of
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
-from dspex.runtime.modules import describe, known
+from dspex.runtime.modules import describe, describe_signature, known, known_signature
 from dspex.settings import Settings
 
 if TYPE_CHECKING:
@@ -220,8 +221,11 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(module):
             users = self._open.portal.run(lambda: self._describe(question), "agenerate")
+        declared = self._declared(question)
+        if declared is None and users is None and forms.is_path(signature):
+            declared = self._open.portal.run(lambda: self._declare(question), "agenerate")
         largest = self._open.core.settings.max_payload
-        prepared = prepare(question, self._open.programs, largest, users=users)
+        prepared = prepare(question, self._open.programs, largest, users=users, declared=declared)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
         return self._response(read(prepared, done))
 
@@ -259,8 +263,13 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(module):
             users = await self._open.portal.wait(lambda: self._describe(question))
+        declared = self._declared(question)
+        if declared is None and users is None and forms.is_path(signature):
+            declared = await self._open.portal.wait(lambda: self._declare(question))
         largest = self._open.core.settings.max_payload
-        prepared = prepare(question, self._open.programs, largest, users=users, on_loop=True)
+        prepared = prepare(
+            question, self._open.programs, largest, users=users, declared=declared, on_loop=True
+        )
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
 
@@ -308,6 +317,13 @@ class DSPyAdapter:
 
     async def _describe(self, question: Question) -> Description:
         return await describe(question, self._open.core.modules, partial(self._open.core.pool, self._pool))
+
+    def _declared(self, question: Question) -> Signature | None:
+        return known_signature(question, self._open.core.signatures)
+
+    async def _declare(self, question: Question) -> Signature:
+        core = self._open.core
+        return await describe_signature(question, core.signatures, partial(core.pool, self._pool))
 
     async def _send(self, prepared: Prepared) -> Done:
         core = self._open.core

@@ -101,7 +101,7 @@ def _model(kind: type) -> Given:
         # What the annotation says beside the type is checked when the outputs come back.
         own = info.rebuild_annotation() if has_classes or info.metadata else None
         default, fresh = _default(info, path)
-        field = Field(name, spelled, info.description, True, default, _constraints(info), None, fresh)
+        field = Field(name, spelled, info.description, True, default, constraints_of(info), None, fresh)
         draft.add("output", field, path, own)
     doc = vars(kind).get("__doc__")
     return draft.made(inspect.cleandoc(doc) if doc else None)
@@ -119,7 +119,8 @@ def _told(info: Any) -> tuple[Any, Any, Any]:
     return extra.get("desc"), extra.get("constraints"), extra.get("prefix")
 
 
-def _constraints(info: Any) -> str | None:
+def constraints_of(info: Any) -> str | None:
+    """What DSPy would tell the model of a field's constraints; None when it has none."""
     told = [
         f"{words}{getattr(part, name)}"
         for part in info.metadata

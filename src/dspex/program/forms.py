@@ -11,6 +11,7 @@ an import path          ``"shop.types:QA"``, a class of either kind that a worke
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from collections import OrderedDict
@@ -78,6 +79,13 @@ class _Kept:
 
 
 _kept = _Kept()
+# Text with a colon and an arrow is a signature itself.
+_PATH = re.compile(r"[^\s:>,\[\]'\"]+:[^\s:>,\[\]'\"]+")
+
+
+def is_path(given: object) -> bool:
+    """Whether a signature is meant as an import path."""
+    return isinstance(given, str) and _PATH.fullmatch(given) is not None and "->" not in given
 
 
 def read(given: Any) -> Given:

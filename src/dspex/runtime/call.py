@@ -21,6 +21,7 @@ from dspex.pool.work import Done, Work
 from dspex.program import catalogue, described, forms, prompt
 from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
+from dspex.program.given import Given
 from dspex.program.importpath import is_path, name_of
 from dspex.program.signature import Signature
 from dspex.program.spec import ProgramSpec, make
@@ -214,6 +215,7 @@ def prepare(
     max_payload: int,
     *,
     users: Description | None = None,
+    declared: Signature | None = None,
     on_loop: bool = False,
 ) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
@@ -223,6 +225,7 @@ def prepare(
         programs: The runtime's encoded programs.
         max_payload: The most bytes that the inputs may have.
         users: What is known of the program, when it is one of the user's own.
+        declared: What a worker said of the signature, when it is given by import path.
         on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
     Raises:
@@ -230,7 +233,8 @@ def prepare(
     """
     try:
         if users is None:
-            given = forms.read(DEFAULT_SIGNATURE if question.signature is None else question.signature)
+            wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
+            given = forms.read(wanted) if declared is None else Given(declared)
             sig, inputs = prompt.fill(given.signature, question.prompt, question.inputs)
             if given.inputs:
                 inputs = typed.sendable(given.inputs, inputs)

@@ -14,7 +14,7 @@ from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import ZygoteClient
 from dspex.runtime.models import Models, as_lm, find
-from dspex.runtime.modules import Modules
+from dspex.runtime.modules import Modules, Signatures
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
 from dspex.settings import PoolOptions, Settings
@@ -50,6 +50,7 @@ class Core:
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
         self.modules = Modules(self.settings.allow_modules)
+        self.signatures = Signatures(self.settings.allow_modules)
         options = self.settings.pools_over(DEFAULTS, pools or {})
         self._pools = Pools(options, self.settings, self.models.gates, self.bus.emit, zygote)
         self._presence = Presence(self.stats, self.settings.python)

@@ -9,6 +9,7 @@ import msgspec
 
 from dspex.program.importpath import is_path
 from dspex.program.spec import ProgramSpec
+from dspex.worker import paths
 from dspex.worker.build import build
 from dspex.worker.built import Runnable
 from dspex.worker.threads import Place
@@ -64,6 +65,9 @@ class Programs:
         spec = _decode_spec(encoded)
         size = len(bytes(encoded))
         if not is_path(spec.module):
+            path = None if spec.signature is None else spec.signature.path
+            if path is not None:
+                await place.blocking(lambda: paths.load(path, allow_modules))
             program = build(spec)
             self.keep(fingerprint, program, size)
             return program

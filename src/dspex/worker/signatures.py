@@ -13,6 +13,7 @@ import pydantic
 
 from dspex.errors import InvalidSignature
 from dspex.program.signature import Field, Signature, default_instructions, resolve, type_of
+from dspex.worker.paths import loaded, with_changes
 from dspex.worker.shapes import Shapes
 
 _TYPES = {"dspy.History": dspy.History}
@@ -34,6 +35,13 @@ def types_of(signature: Signature) -> dict[str, Any]:
 
 def input_types(signature: Signature) -> dict[str, Any]:
     """The Python type of each input that declares one, but for those that the caller has checked himself."""
+    if signature.path is not None:
+        known = loaded(signature.path).input_fields
+        return {
+            field.name: known[field.name].annotation if field.name in known else resolve(field.type, _TYPES)
+            for field in signature.inputs
+            if field.typed
+        }
     exact = {shape.key for shape in signature.shapes if shape.key and shape.exact}
     types = types_of(signature)
     return {
@@ -47,14 +55,20 @@ def dspy_signature(signature: Signature) -> Any:
     """The class for a checked signature."""
     fields: dict[str, tuple[Any, Any]] = {}
     types = types_of(signature)
+    kind = None if signature.path is None else loaded(signature.path)
+    known = {} if kind is None else kind.model_fields
     for field in signature.inputs:
+        if field.name in known:
+            continue
         # DSPy notes the absence of a type here, and then takes any value without a word.
         untyped = {} if field.typed else {"IS_TYPE_UNDEFINED": True}
-        kind = resolve(field.type, types)
-        fields[field.name] = (kind, dspy.InputField(**_told(field, kind), **untyped))
+        taken = resolve(field.type, types)
+        fields[field.name] = (taken, dspy.InputField(**_told(field, taken), **untyped))
+    if kind is not None:
+        return with_changes(kind, signature, fields)
     for field in signature.outputs:
-        kind = resolve(field.type, types)
-        fields[field.name] = (kind, dspy.OutputField(**_told(field, kind)))
+        taken = resolve(field.type, types)
+        fields[field.name] = (taken, dspy.OutputField(**_told(field, taken)))
     with warnings.catch_warnings():
         # A field may be named like a method of the class (``json``, ``copy``); DSPy finds it all the same.
         warnings.simplefilter("ignore", UserWarning)

@@ -49,6 +49,8 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
     for field in signature.inputs:
         if field.name in inputs:
             value = inputs[field.name]
+            if signature.path is not None:
+                refuse_text(field.name, value)  # in an instance it would not be seen any more
             if field.name in types and type(value) is not types[field.name]:
                 value = _convert(signature, field.name, field.type, types[field.name], value)
                 value = plain(value) if signature.shapes else value
@@ -84,7 +86,8 @@ def convert(name: str, spelling: str, annotation: Any, value: Any) -> Any:
         if not _has_json_form(value):
             raise _ill_typed(name, spelling, value, error) from None
         try:
-            return adapter.validate_json(msgspec.json.encode(value))
+            # A record that was an instance where it came from has the names of attributes.
+            return adapter.validate_json(msgspec.json.encode(value), by_alias=True, by_name=True)
         except (pydantic.ValidationError, TypeError, ValueError):
             raise _ill_typed(name, spelling, value, error) from None
 
