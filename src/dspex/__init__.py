@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
+    from dspex.adapter.described import Described, DescribedField, DescribedOption
     from dspex.adapter.response import Response, Timing
     from dspex.adapter.runtime import Runtime
     from dspex.errors import (
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 # pydantic, and never DSPy.
 _HOMES = {
     "dspex.adapter.adapter": "DSPyAdapter",
+    "dspex.adapter.described": "Described DescribedField DescribedOption",
     "dspex.adapter.response": "Response Timing",
     "dspex.adapter.runtime": "Runtime",
     "dspex.errors": (
@@ -121,6 +123,9 @@ __all__ = [
     "Cancelled",
     "Conflict",
     "DSPyAdapter",
+    "Described",
+    "DescribedField",
+    "DescribedOption",
     "DspexError",
     "Event",
     "Field",

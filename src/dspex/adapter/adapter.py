@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dspex import checks
+from dspex.adapter.described import Described, of_module, of_program, of_signature
 from dspex.adapter.response import Response, Timing, json_ready
 from dspex.errors import InvalidOption
 from dspex.lm import providers
@@ -19,6 +20,9 @@ from dspex.program.importpath import is_path, name_of
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
+from dspex.runtime.describe import Asked
+from dspex.runtime.describe import read as read_asked
+from dspex.runtime.describe import send as send_asked
 from dspex.runtime.modules import describe, describe_signature, known, known_signature
 from dspex.settings import Settings
 
@@ -273,6 +277,50 @@ class DSPyAdapter:
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
 
+    # Descriptions
+
+    def describe(
+        self, signature_or_module: GivenSignature, *, timeout: float | _Unset | None = _UNSET
+    ) -> Described:
+        """The fields of a signature or a program with their types and JSON Schemas, or what a module takes.
+
+        No LM is asked. A class or an import path of yours is imported in a worker.
+
+        Args:
+            signature_or_module: A signature in any form that ``generate`` takes, the name of a DSPy module,
+                or the import path of a signature or of a ``dspy.Module`` of your own.
+            timeout: Seconds after which the work is stopped; None never stops it.
+
+        Raises:
+            Refused: It is neither.
+            RuntimeError: Called on the runtime's own event loop; await ``adescribe`` there.
+        """
+        asked = self._asked(signature_or_module)
+        if asked.entry is not None:
+            return of_module(asked.entry)
+        deadline = self._deadline(timeout)
+        told = self._open.portal.run(lambda: self._send_asked(asked, deadline), "adescribe")
+        return _described(asked, told)
+
+    async def adescribe(
+        self, signature_or_module: GivenSignature, *, timeout: float | _Unset | None = _UNSET
+    ) -> Described:
+        """``describe`` for event loops."""
+        asked = self._asked(signature_or_module)
+        if asked.entry is not None:
+            return of_module(asked.entry)
+        deadline = self._deadline(timeout)
+        return _described(asked, await self._open.portal.wait(lambda: self._send_asked(asked, deadline)))
+
+    def _asked(self, what: GivenSignature) -> Asked:
+        return read_asked(what, self._open.programs, self._open.core.settings.allow_modules)
+
+    def _deadline(self, timeout: float | _Unset | None) -> float | None:
+        return deadline_in(self._timeout if isinstance(timeout, _Unset) else timeout)
+
+    async def _send_asked(self, asked: Asked, deadline: float | None) -> dict[str, Any]:
+        return await send_asked(asked, partial(self._open.core.pool, self._pool), deadline)
+
     @property
     def _open(self) -> Runtime:
         if self._runtime is None:
@@ -297,7 +345,6 @@ class DSPyAdapter:
     ) -> Question:
         if self._module_config:
             options = {**self._module_config.get(name_of(module), {}), **options}
-        seconds = self._timeout if isinstance(timeout, _Unset) else timeout
         return Question(
             prompt,
             module,
@@ -308,7 +355,7 @@ class DSPyAdapter:
             sandbox,
             debug,
             self._lm if lm is None else lm,
-            deadline_in(seconds),
+            self._deadline(timeout),
             whose,
         )
 
@@ -349,3 +396,7 @@ class DSPyAdapter:
             request_id=answer.request_id,
             model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
         )
+
+
+def _described(asked: Asked, told: Mapping[str, Any]) -> Described:
+    return of_program(told) if "takes_any" in told else of_signature(told, asked.path)

@@ -20,7 +20,7 @@ from dspex.program.importpath import is_allowed, is_path
 from dspex.program.spec import ProgramSpec, make
 from dspex.types import commands as registered
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import Call
+from dspex.wire.messages import NOTHING, Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
 from dspex.worker import described, faults, paths, users
@@ -92,13 +92,16 @@ class Commands:
         )
 
     async def _describe(self, call: Call, args: Args) -> list[bytes]:
-        if call.fingerprint:
+        if call.program != NOTHING:
             # What an adapter asks: its signature may have been a class.
             spec = msgspec.msgpack.decode(call.program, type=ProgramSpec)
             return encode_result(described.signature_of(spec))
         asked = take(args) or {}
-        if unknown := sorted(set(asked) - {"signature", "module"}):
+        if unknown := sorted(set(asked) - {"signature", "module", "path"}):
             raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
+        if "path" in asked:
+            answer = await self._place.blocking(lambda: described.by_path(asked["path"], self._allow_modules))
+            return encode_result(answer)
         if is_path(asked.get("module")):
             refuse_signature(asked["module"], asked.get("signature"))
             answer = await self._place.blocking(lambda: users.describe(asked["module"], self._allow_modules))

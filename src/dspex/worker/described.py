@@ -9,7 +9,9 @@ import pydantic
 from dspy.adapters.utils import annotation_allows_none, get_annotation_name
 
 from dspex.program import catalogue
-from dspex.program.spec import ProgramSpec
+from dspex.program.importpath import require_allowed, split
+from dspex.program.spec import ProgramSpec, make
+from dspex.worker import paths, users
 from dspex.worker.signatures import dspy_signature
 
 
@@ -25,6 +27,20 @@ def signature_of(spec: ProgramSpec) -> dict[str, Any]:
         "inputs": _fields(made.input_fields),
         "outputs": _fields(made.output_fields),
     }
+
+
+def by_path(path: str, allow_modules: list[str]) -> dict[str, Any]:
+    """What an import path names: a signature, or a program of the user's own.
+
+    Raises:
+        DspexError: It names neither, or is not allowed.
+    """
+    require_allowed(path, allow_modules)
+    module, name = split(path)
+    found = getattr(users.imported(path, module), name, None)
+    if isinstance(found, type) and issubclass(found, pydantic.BaseModel):
+        return signature_of(make("dspy.Predict", paths.declared(path, allow_modules)))
+    return users.describe(path, allow_modules)
 
 
 def _fields(fields: Any) -> dict[str, Any]:

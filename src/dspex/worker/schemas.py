@@ -51,12 +51,14 @@ _LENGTHS = {
 Link = Callable[[Any], Any]
 
 
-def annotation(schema: Any, link: Link) -> Any:
+def annotation(schema: Any, link: Link, *, exact: bool = False) -> Any:
     """The type that a schema describes.
 
     Args:
         schema: The schema, or a part of one.
         link: Gives the type for a ``{"$ref": ...}``, and a class for an object with properties.
+        exact: Whether a class of the caller's checks it once more: sets are lists in a schema, in which a
+            class takes a member twice.
     """
     if not isinstance(schema, dict):
         return Any
@@ -65,21 +67,23 @@ def annotation(schema: Any, link: Link) -> Any:
     for keyword in ("anyOf", "oneOf", "allOf"):
         parts = schema.get(keyword)
         if isinstance(parts, list) and parts:
-            return _union([annotation(part, link) for part in parts])
+            return _union([annotation(part, link, exact=exact) for part in parts])
     if "const" in schema:
         return _one_of([schema["const"]])
     if isinstance(schema.get("enum"), list):
         return _one_of(schema["enum"])
     kind = schema.get("type")
     if isinstance(kind, list):
-        return _union([annotation({**schema, "type": one}, link) for one in kind])
+        return _union([annotation({**schema, "type": one}, link, exact=exact) for one in kind])
     if schema.get("properties") and kind in (None, "object"):
         return link(schema)
     if kind == "array":
-        return _bounded(_array(schema, link), schema, kind)
+        return _bounded(_array(schema, link, exact), schema, kind)
     if kind == "object":
         more = schema.get("additionalProperties")
-        values = dict.__class_getitem__((str, annotation(more, link) if isinstance(more, dict) else Any))
+        values = dict.__class_getitem__(
+            (str, annotation(more, link, exact=exact) if isinstance(more, dict) else Any)
+        )
         return _bounded(values, {**schema, "maxProperties": 0} if more is False else schema, kind)
     if kind == "string" and schema.get("format") in _FORMATS:
         return _FORMATS[schema["format"]]
@@ -90,17 +94,17 @@ def _union(parts: list[Any]) -> Any:
     return functools.reduce(lambda left, right: typing.Union[left, right], parts)  # noqa: UP007
 
 
-def _array(schema: dict[str, Any], link: Link) -> Any:
+def _array(schema: dict[str, Any], link: Link, exact: bool) -> Any:
     items = schema.get("items", True)
     prefix = schema.get("prefixItems")
     if isinstance(prefix, list) and prefix:
-        parts = tuple(annotation(part, link) for part in prefix)
+        parts = tuple(annotation(part, link, exact=exact) for part in prefix)
         if schema.get("minItems") == schema.get("maxItems") == len(parts):
             return tuple[parts]  # type: ignore[valid-type]
         made: Any = list
     else:
-        made = list[annotation(items, link)] if isinstance(items, dict) else list  # type: ignore[misc]
-    if schema.get("uniqueItems") is True:
+        made = list[annotation(items, link, exact=exact)] if isinstance(items, dict) else list  # type: ignore[misc]
+    if schema.get("uniqueItems") is True and not exact:
         return Annotated[made, pydantic.AfterValidator(_unique)]
     return made
 

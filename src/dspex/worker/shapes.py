@@ -154,7 +154,7 @@ class Shapes:
             by_name = json.loads(shape.by_name) if shape.by_name else content
             return self._record(shape.name, content, by_name, named, exact=shape.exact, bends=shape.bends)
         if shape.kind == "root":
-            named["__annotations__"] = {"root": annotation(content, self._link)}
+            named["__annotations__"] = {"root": annotation(content, self._link, exact=shape.exact)}
             return _new(Root, shape.name, named)
         return type(shape.name, (Value,), named)
 
@@ -183,7 +183,7 @@ class Shapes:
             default: Any = ... if given in required else None
             if isinstance(part, dict) and "default" in part and default is None:
                 default = part["default"]
-            annotations[field] = annotation(part, self._link)
+            annotations[field] = annotation(part, self._link, exact=exact)
             has_default = default is not ... and isinstance(part, dict) and "default" in part
             fields[field] = Field(default, alias=given, validate_default=has_default and not exact)
         more = content.get("additionalProperties")
@@ -191,7 +191,7 @@ class Shapes:
         if bends:
             base = Dict
         if isinstance(more, dict):
-            annotations["__pydantic_extra__"] = dict[str, annotation(more, self._link)]  # type: ignore[misc]
+            annotations["__pydantic_extra__"] = dict[str, annotation(more, self._link, exact=exact)]  # type: ignore[misc]
         namespace = {**named, **fields, "__annotations__": annotations}
         return _new(base, name, namespace)
 
@@ -208,7 +208,8 @@ class Shapes:
     def core_of_value(self, number: int, kind: Any, handler: Any) -> Any:
         """The core schema of a value's class."""
         with _Opened("values", (id(self), number)):
-            inner = handler.generate_schema(annotation(self._content[number], self._link))
+            exact = self._shapes[number].exact
+            inner = handler.generate_schema(annotation(self._content[number], self._link, exact=exact))
         if not self._shapes[number].defined:
             return core_schema.no_info_after_validator_function(_itself, inner)
         made = core_schema.no_info_after_validator_function(_itself, inner, ref=_reference(kind))
@@ -250,9 +251,11 @@ class _Probe(TypedDict):
 
 def _bent(made: Any, handler: Any) -> Any:
     shown = handler.resolve_ref_schema(handler.generate_schema(_Probe))
-    if shown.get("config", {}).get("extra_fields_behavior") == "forbid":
-        handler.resolve_ref_schema(made).setdefault("metadata", {})[_BENT] = True
-    return made
+    if shown.get("config", {}).get("extra_fields_behavior") != "forbid":
+        return made
+    # A copy: elsewhere the same class is not bent.
+    own = handler.resolve_ref_schema(made)
+    return {**own, "metadata": {**own.get("metadata", {}), _BENT: True}}
 
 
 class _Opened:
