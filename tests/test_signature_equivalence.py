@@ -81,7 +81,7 @@ def both(
 def test_every_type_is_asked_for_and_read_as_by_dspy(
     serving: tuple[Provider, dspex.Runtime], adapter: str
 ) -> None:
-    """If this failed, a model would be asked otherwise than by DSPy, or a value would come as another type."""
+    """If this failed, a model would be asked otherwise than by DSPy, or a value be of another type."""
     reply = written(adapter, {name: value for name, (_, value) in types.TYPES.items()})
     theirs, ours = both(serving, adapter, types.answering(), {"question": "?"}, reply)
     for name in types.TYPES:

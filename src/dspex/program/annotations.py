@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import functools
 import re
 import types
 import typing
@@ -39,6 +40,7 @@ _PLAIN = {
     uuid.UUID: "uuid.UUID",
 }
 _FORMS = (list, dict, tuple, set, frozenset)
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
 _LITERAL = (str, int, bool, type(None))
 # Longer ones would be a page of Python in a prompt.
 _LONGEST_NAME = 200
@@ -105,6 +107,9 @@ class Spelling:
         return bool(self._classes) and not self._classes.keys().isdisjoint(re.findall(r"\w+", spelled))
 
     def _class(self, annotation: Any, path: str) -> str:
+        if isinstance(annotation, _FUNCTIONS):
+            # pydantic would call it with the value.
+            raise refused(path, f"{_name(annotation)[:80]!a} is a function and no type")
         kept = self._keys.get(id(annotation))
         if kept is not None:
             return kept

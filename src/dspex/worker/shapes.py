@@ -337,5 +337,5 @@ def _fields(record: Record) -> dict[str, Any]:
     for name, info in type(record).__pydantic_fields__.items():
         # What the schema leaves out when it is missing is left out.
         if name in record.__pydantic_fields_set__ or info.validate_default:
-            made[info.alias or name] = plain(getattr(record, name))
+            made[name if info.alias is None else info.alias] = plain(getattr(record, name))
     return made | {name: plain(part) for name, part in (record.__pydantic_extra__ or {}).items()}
