@@ -197,16 +197,17 @@ def test_a_recursive_schema_reads_values_of_any_depth_that_json_has() -> None:
         },
     }
     outputs = {"a": tree, "b": {**tree, "$ref": "#/$defs/Json"}}
-    made = dspy_signature(read({"inputs": ["q"], "outputs": outputs}).signature).model_fields
+    fields = dspy_signature(read({"inputs": ["q"], "outputs": outputs}).signature).model_fields
+    made: dict[str, Any] = {name: info.annotation for name, info in fields.items()}
     value: Any = {}
     text: Any = "x"
     for _ in range(50):
         value, text = {"kids": [value]}, [text]
-    assert plain(TypeAdapter(made["a"].annotation).validate_python(value)) == value
-    assert TypeAdapter(made["b"].annotation).validate_python(text) == text
-    assert "Tree" in TypeAdapter(made["a"].annotation).json_schema()["$defs"]
+    assert plain(TypeAdapter(made["a"]).validate_python(value)) == value
+    assert TypeAdapter(made["b"]).validate_python(text) == text
+    assert "Tree" in TypeAdapter(made["a"]).json_schema()["$defs"]
     with pytest.raises(ValidationError):
-        TypeAdapter(made["b"].annotation).validate_python([[3]])
+        TypeAdapter(made["b"]).validate_python([[3]])
 
 
 @settings(max_examples=200, deadline=None)
@@ -251,4 +252,5 @@ def test_any_schema_is_read_or_refused(schema: Any) -> None:
     except InvalidSignature:
         return
     assert of(signature) == signature
-    TypeAdapter(dspy_signature(signature).model_fields["a"].annotation).json_schema()
+    made: Any = dspy_signature(signature).model_fields["a"].annotation
+    TypeAdapter(made).json_schema()

@@ -40,7 +40,7 @@ def spelled(schema: Any) -> str:
 
 def test_a_dict_is_the_signature_that_its_text_would_be() -> None:
     """If this failed, one signature would be two programs, by the form that it was given in."""
-    given = {
+    given: dict[str, Any] = {
         "inputs": {"question": None, "context": "list[str]"},
         "outputs": {"answer": {"type": "Literal['yes', 'no']", "description": "short"}, "day": "date"},
         "instructions": "Be brief.",
@@ -58,7 +58,7 @@ def test_a_dict_is_the_signature_that_its_text_would_be() -> None:
         "outputs": [
             {"name": name, **(said if isinstance(said, dict) else {"type": said})}
             for name, said in given["outputs"].items()
-        ],  # type: ignore[attr-defined]
+        ],
     }
     assert read(listed).signature == read(given).signature
 
