@@ -21,6 +21,8 @@ from dspex.program.shapes import MAX_DEPTH, MAX_SCHEMAS, MAX_SHAPES, REFERENCE, 
 #: Values of one ``enum``.
 MAX_ENUM = 1000
 _MAX_PATTERN = 1000
+#: Patterns of one schema: the largest that their engine takes needs a tenth of a second to be made.
+MAX_PATTERNS = 20
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
 _LOCAL = re.compile(r"#/(?:\$defs|definitions)/([^/~%]+)")
 _PLAIN = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
@@ -130,6 +132,8 @@ class Schemas:
         Raises:
             InvalidSignature: Something in it is not taken; ``details["path"]`` is the place.
         """
+        if _count(schema, "pattern") > MAX_PATTERNS:
+            raise refused(path, f"a schema has at most {MAX_PATTERNS} patterns")
         own = {**schema.get("definitions", {}), **schema.get("$defs", {})} if _has_maps(schema) else {}
         scope = _Scope(self, {**definitions, **own}, path)
         _check(schema, path, 0)
@@ -140,6 +144,7 @@ class Schemas:
                 )
             _check(definition, f"{path}.$defs.{key}", 0)
         spelled = scope.spelled(schema, path) or scope.named(schema, path, name)
+        scope.make_definitions()
         scope.refuse_loops()
         return spelled
 
@@ -183,7 +188,8 @@ class _Scope:
         self._definitions = definitions
         self._path = path
         self._numbers: dict[str, int] = {}
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._pending: list[str] = []
 
     def spelled(self, schema: Any, path: str) -> str | None:
         """The schema as a type of Python's, or the name of a definition; None when it says more than that."""
@@ -241,24 +247,28 @@ class _Scope:
     def named(self, schema: dict[str, Any], path: str, name: str) -> str:
         """A shape of its own for the schema; what it is spelled as."""
         number = self._schemas.reserve()
-        return self._make(number, schema, path, name, defined=False)
+        if not _is_record(schema) and isinstance(schema.get("type"), str):
+            name = {**_PLAIN, "array": "list", "object": "dict"}[schema["type"]]
+        names = self._key_of(schema, name)
+        self._make(number, schema, path, names, defined=False)
+        return names[1]
 
-    def _make(
-        self, number: int, schema: dict[str, Any], path: str, name: str, *, defined: bool = True
-    ) -> str:
+    def _key_of(self, schema: dict[str, Any], name: str) -> tuple[str, str]:
+        """The name of a schema's type, and how it is spelled."""
         title = schema.get("title")
-        kind: Kind = "record" if _is_record(schema) else "value"
         if isinstance(title, str) and title.isidentifier() and _NAME.fullmatch(title):
             name = title
-        elif kind == "value" and isinstance(schema.get("type"), str) and path == self._path:
-            name = {**_PLAIN, "array": "list", "object": "dict"}[schema["type"]]
-        key = self._schemas.keys.new(name)
+        return name, self._schemas.keys.new(name)
+
+    def _make(
+        self, number: int, schema: dict[str, Any], path: str, names: tuple[str, str], *, defined: bool
+    ) -> None:
+        name, key = names
+        kind: Kind = "record" if _is_record(schema) else "value"
         body = {k: part for k, part in schema.items() if k not in ("$defs", "definitions", "$schema")}
         body = relinked(body, lambda reference: f"{REFERENCE}{self._reference(reference, path)[1]}")
-        self._schemas.put(
-            number, Shape(key, name, f"types.{name}", kind, encoded(body), exact=False, defined=defined)
-        )
-        return key
+        home = f"types.{name}"
+        self._schemas.put(number, Shape(key, name, home, kind, encoded(body), exact=False, defined=defined))
 
     def _reference(self, reference: str, path: str) -> tuple[str, int]:
         found = _LOCAL.fullmatch(reference)
@@ -271,11 +281,18 @@ class _Scope:
                 f"its definitions are {known}",
             )
         if name not in self._numbers:
-            number = self._numbers[name] = self._schemas.reserve()
-            # Known before it is made: it may refer to itself.
-            self._keys[name] = name
-            self._keys[name] = self._make(number, self._definitions[name], f"{self._path}.$defs.{name}", name)
-        return self._keys[name], self._numbers[name]
+            # Made later: it may refer to itself, or be the first of a long chain.
+            self._numbers[name] = self._schemas.reserve()
+            self._keys[name] = self._key_of(self._definitions[name], name)
+            self._pending.append(name)
+        return self._keys[name][1], self._numbers[name]
+
+    def make_definitions(self) -> None:
+        """Make the definitions that were referred to."""
+        while self._pending:
+            name = self._pending.pop()
+            path = f"{self._path}.$defs.{name}"
+            self._make(self._numbers[name], self._definitions[name], path, self._keys[name], defined=True)
 
     def refuse_loops(self) -> None:
         """Refuse definitions that are each other and nothing else: no value would ever fit."""
@@ -296,6 +313,12 @@ class _Scope:
 def encoded(schema: Any) -> str:
     """A schema as text."""
     return msgspec.json.encode(schema).decode()
+
+
+def _count(schema: Any, keyword: str) -> int:
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    own = isinstance(schema, dict) and isinstance(schema.get(keyword), str)
+    return own + sum(_count(part, keyword) for part in parts)
 
 
 def _has_maps(schema: dict[str, Any]) -> bool:

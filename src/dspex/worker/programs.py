@@ -12,6 +12,7 @@ from dspex.program.spec import ProgramSpec
 from dspex.worker import paths
 from dspex.worker.build import build
 from dspex.worker.built import Runnable
+from dspex.worker.signatures import shapes_of
 from dspex.worker.threads import Place
 from dspex.worker.users import make
 
@@ -68,6 +69,9 @@ class Programs:
             path = None if spec.signature is None else spec.signature.path
             if path is not None:
                 await place.blocking(lambda: paths.load(path, allow_modules))
+            if spec.signature is not None and spec.signature.shapes:
+                # Classes for them may take longer than a loop should stand still.
+                await place.blocking(lambda: shapes_of(spec.declared))
             program = build(spec)
             self.keep(fingerprint, program, size)
             return program

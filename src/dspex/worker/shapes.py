@@ -15,7 +15,7 @@ import warnings
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
@@ -129,10 +129,10 @@ class Shapes:
             # A field may be named like a method of the class (``json``, ``copy``), and works all the same.
             warnings.simplefilter("ignore", UserWarning)
             self.classes = [self._made(number) for number in range(len(shapes))]
-            for kind in self.classes:
-                if issubclass(kind, BaseModel):
+            # Others are made as parts of these; each by itself would make all that it mentions once more.
+            for shape, kind in zip(shapes, self.classes, strict=True):
+                if shape.key and issubclass(kind, BaseModel):
                     kind.model_rebuild(force=True)
-        self._cores = [_own_core(kind) for kind in self.classes]
         self.by_key = {shape.key: kind for shape, kind in zip(shapes, self.classes, strict=True) if shape.key}
 
     # The classes
@@ -235,7 +235,10 @@ class Shapes:
 
     def _define(self, number: int | None, generator: Any) -> None:
         if number is not None and (id(generator), number) not in _open("schemas"):
-            generator.generate_inner(self._cores[number])
+            # Nothing of it but its schema is looked at.
+            kind = self.classes[number]
+            told = {"pydantic_js_functions": [kind.__get_pydantic_json_schema__]}
+            generator.generate_inner(core_schema.any_schema(ref=_reference(kind), metadata=told))
 
     def _named(self, reference: str, generator: Any) -> str:
         number = number_of(reference)
@@ -288,17 +291,6 @@ def _itself(value: Any) -> Any:
 def _reference(kind: Any) -> Any:
     # As pydantic itself names a class; it makes the names in prompts from this.
     return f"{kind.__module__}.{kind.__qualname__}:{id(kind)}"
-
-
-def _own_core(kind: Any) -> Any:
-    """The core schema of one class, without those that it mentions."""
-    core = kind.__pydantic_core_schema__ if issubclass(kind, BaseModel) else TypeAdapter(kind).core_schema
-    if core["type"] != "definitions":
-        return core
-    inner = core["schema"]
-    if inner["type"] != "definition-ref":
-        return inner
-    return next(one for one in core["definitions"] if one.get("ref") == inner["schema_ref"])
 
 
 def _can_be_attribute(name: str) -> bool:

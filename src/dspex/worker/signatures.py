@@ -19,18 +19,25 @@ from dspex.worker.shapes import Shapes
 _TYPES = {"dspy.History": dspy.History}
 
 
-@lru_cache(256)
-def _shapes(signature: Signature) -> Shapes:
+@lru_cache(64)
+def shapes_of(signature: Signature) -> Shapes:
+    """The classes of its shapes, made once.
+
+    Raises:
+        InvalidSignature: None can be made.
+    """
     try:
         return Shapes(signature.shapes)
     except (pydantic.errors.PydanticUserError, RecursionError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:200]
+        if isinstance(error, RecursionError):
+            reason = "they mention each other in a chain that is too long; make it shorter"
         raise InvalidSignature(f"no types can be made from the signature's JSON Schemas: {reason}") from error
 
 
 def types_of(signature: Signature) -> dict[str, Any]:
     """The objects for the types that its fields may name beside Python's own."""
-    return {**_TYPES, **_shapes(signature).by_key} if signature.shapes else _TYPES
+    return {**_TYPES, **shapes_of(signature).by_key} if signature.shapes else _TYPES
 
 
 def input_types(signature: Signature) -> dict[str, Any]:
