@@ -116,12 +116,16 @@ class _Link:
 class Shapes:
     """The classes of one signature's shapes.
 
+    Args:
+        shapes: The shapes.
+        spelled: The spellings that types of fields have in them.
+
     Attributes:
         classes: Them by number.
         by_key: Those that fields name, by their spelling.
     """
 
-    def __init__(self, shapes: tuple[Shape, ...]) -> None:
+    def __init__(self, shapes: tuple[Shape, ...], spelled: set[str]) -> None:
         self._shapes = shapes
         self._content = [json.loads(shape.schema) for shape in shapes]
         self.classes: list[Any] = []
@@ -131,7 +135,7 @@ class Shapes:
             self.classes = [self._made(number) for number in range(len(shapes))]
             # Others are made as parts of these; each by itself would make all that it mentions once more.
             for shape, kind in zip(shapes, self.classes, strict=True):
-                if shape.key and issubclass(kind, BaseModel):
+                if shape.key in spelled and issubclass(kind, BaseModel):
                     kind.model_rebuild(force=True)
         self.by_key = {shape.key: kind for shape, kind in zip(shapes, self.classes, strict=True) if shape.key}
 

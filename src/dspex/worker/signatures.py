@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -27,7 +28,8 @@ def shapes_of(signature: Signature) -> Shapes:
         InvalidSignature: None can be made.
     """
     try:
-        return Shapes(signature.shapes)
+        types = " ".join(field.type for field in (*signature.inputs, *signature.outputs))
+        return Shapes(signature.shapes, set(re.findall(r"\w+", types)))
     except (pydantic.errors.PydanticUserError, RecursionError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:200]
         if isinstance(error, RecursionError):
