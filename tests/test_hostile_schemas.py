@@ -16,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from dspex.errors import InvalidSignature
 from dspex.program.forms import read
-from dspex.program.signature import of
+from dspex.program.shapes import Shape
+from dspex.program.signature import Field, Signature, of
 from tests.test_hostile_signatures import forbidden
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before DSPy, which would download it
@@ -254,3 +255,27 @@ def test_any_schema_is_read_or_refused(schema: Any) -> None:
     assert of(signature) == signature
     made: Any = dspy_signature(signature).model_fields["a"].annotation
     TypeAdapter(made).json_schema()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": "{"},
+        {"schema": '{"$ref": "#/$defs/t7"}'},
+        {"schema": '{"$ref": "os"}'},
+        {"schema": "[" * 100_000},
+        {"schema": '"' + "x" * 1_000_000 + '"'},
+        {"schema": 3},
+        {"by_name": '{"$ref": "#/$defs/t1"}'},
+        {"key": "os.system"},
+        {"key": "str"},
+        {"kind": "code"},
+        {"name": None},
+    ],
+)
+def test_a_shape_made_by_hand_is_checked(changes: dict[str, Any]) -> None:
+    """If this failed, a signature that nobody's class or schema gave could upset a worker."""
+    shape = {"key": "A", "name": "A", "home": "x.A", "kind": "record", "schema": "{}", **changes}
+    made = Signature((Field("q"),), (Field("a", str(shape["key"])),), shapes=(Shape(**shape),))
+    with pytest.raises(InvalidSignature):
+        of(made)

@@ -86,6 +86,11 @@ def check(shapes: tuple[Shape, ...]) -> None:
     Raises:
         InvalidSignature: They are.
     """
+    for shape in shapes:
+        try:
+            msgspec.convert(msgspec.to_builtins(shape), Shape)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise InvalidSignature(f"a type of the signature is not what it has to be: {error}") from None
     if len(shapes) > MAX_SHAPES:
         raise InvalidSignature(f"a signature has at most {MAX_SHAPES} types of its own, not {len(shapes)}")
     size = sum(len(shape.schema) + len(shape.by_name) + len(shape.members) for shape in shapes)
@@ -94,6 +99,10 @@ def check(shapes: tuple[Shape, ...]) -> None:
             f"the JSON Schemas of a signature have at most {MAX_SCHEMAS:,} characters, not {size:,}; shorten "
             "descriptions or enums, or name the signature by import path"
         )
+    keys = [shape.key for shape in shapes if shape.key]
+    odd = [key for key in keys if not key.isidentifier() or canonical(key) is not None or keys.count(key) > 1]
+    if odd:
+        raise InvalidSignature(f"{odd[0][:80]!a} cannot spell a type of a signature, or spells another one")
     for shape in shapes:
         for text in filter(None, (shape.schema, shape.by_name, shape.members)):
             _check_references(shape, text, len(shapes))
