@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from render import attributes, code, described, methods, page, read, struct, table
 
 import dspex
-from dspex.program import catalogue, fieldtypes, signature
+from dspex.program import catalogue, fieldtypes, schemas, shapes, signature
 from dspex.runtime import call
 
 
@@ -22,7 +22,7 @@ def whole() -> str:
         *methods("runtime", runtime, ("open", "aopen", "close", "aclose", "adapter", "pool", "stats", "on")),
         "## DSPyAdapter",
         described("DSPyAdapter", adapter),
-        *methods("adapter", adapter, ("generate", "agenerate", "configure")),
+        *methods("adapter", adapter, ("generate", "agenerate", "describe", "adescribe", "configure")),
         "## Response",
         attributes(response),
         *[f"`.{name}`: {read(member).text}" for name, member in properties],
@@ -36,6 +36,12 @@ def whole() -> str:
         struct(dspex.LMRequest),
         "### ToolRecord",
         struct(dspex.ToolRecord),
+        "### Described",
+        struct(dspex.Described),
+        "### DescribedField",
+        struct(dspex.DescribedField),
+        "### DescribedOption",
+        struct(dspex.DescribedOption),
         "## Tools",
         described("Tool", dspex.Tool),
         *[
@@ -88,13 +94,18 @@ def _modules() -> Iterable[str]:
 
 def _signatures() -> Iterable[str]:
     yield (
-        "A signature is text in DSPy's form, or a `Signature` made by hand, which may also hold instructions "
-        f"and descriptions. A call without one has `{call.DEFAULT_SIGNATURE}`. A field without a type is "
-        "`str`; as an input it takes any value."
+        "A signature is text in DSPy's form, a dict (with JSON Schemas for types), a class or an import "
+        "path, see [Signatures and types](../how-to/signatures.md); or a `Signature` made by hand. A call "
+        f"without one has `{call.DEFAULT_SIGNATURE}`. A field without a type is `str`; as an input it takes "
+        "any value."
     )
     yield code("question, context: list[str] -> answer: Literal['yes', 'no'], reasons: list[str]", "text")
-    limits = f"{signature.MAX_FIELDS} fields and {signature.MAX_CHARACTERS:,} characters"
-    yield f"A signature has at most {limits}."
+    limits = f"{signature.MAX_FIELDS} fields, and as text {signature.MAX_CHARACTERS:,} characters"
+    yield (
+        f"A signature has at most {limits}. Of types of its own it has up to {shapes.MAX_SHAPES}, whose "
+        f"schemas have up to {shapes.MAX_SCHEMAS // 1024} KiB and nest up to {shapes.MAX_DEPTH} deep; an "
+        f"`enum` has up to {schemas.MAX_ENUM:,} values."
+    )
     yield f"### Signature\n\n{struct(dspex.Signature)}"
     yield described("signature.with_instructions", dspex.Signature.with_instructions)
     yield f"### Field\n\n{struct(dspex.Field)}"

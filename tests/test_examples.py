@@ -29,7 +29,8 @@ def reply(request: Request) -> Reply:
     if "charged twice" in said:
         return fields(team="billing", reasoning="Money.", reply="We will.", summary="Charged twice.")
     if "kettle" in said:
-        return fields(kind="complaint", urgent=True, products=["kettle", "toaster"], summary="It leaks.")
+        products = [{"name": "kettle", "fault": "it leaks"}, {"name": "toaster"}]
+        return fields(kind="complaint", urgent=True, products=products, summary="It leaks.")
     return echo()
 
 
@@ -104,13 +105,13 @@ def test_threads(provider: Provider) -> None:
 
 
 def test_typed_outputs(provider: Provider) -> None:
-    """If this failed, declared types would not be what arrives."""
+    """If this failed, objects of the caller's own classes would not be what arrives."""
     output, _ = run_there("typed_outputs.py", provider)
     assert output.splitlines() == [
-        "kind: 'complaint' (str)",
-        "urgent: True (bool)",
-        "products: ['kettle', 'toaster'] (list)",
-        "summary: 'It leaks.' (str)",
+        "kind: <Kind.COMPLAINT: 'complaint'>",
+        "urgent: True",
+        "products: [Product(name='kettle', fault='it leaks'), Product(name='toaster', fault=None)]",
+        "summary: 'It leaks.'",
     ]
 
 

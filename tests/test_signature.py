@@ -226,9 +226,11 @@ def test_a_signature_travels_as_arrays() -> None:
     signature = parse("q: int | None -> a").with_instructions("x")
     encoded = msgspec.msgpack.encode(signature)
     assert msgspec.msgpack.decode(encoded) == [
-        [["q", "int | None", None, True]],
-        [["a", "str", None, True]],
+        [["q", "int | None", None, True, None, None, None, False]],
+        [["a", "str", None, True, None, None, None, False]],
         "x",
+        [],
+        None,
     ]
     assert msgspec.msgpack.decode(encoded, type=Signature) == signature
 
@@ -244,7 +246,7 @@ def test_resolve_takes_history_from_the_worker_only() -> None:
     assert resolve("dspy.History", {"dspy.History": dict}) is dict
     assert "extra" in refusal_of("dspy.History", resolve).message
     with pytest.raises(InvalidSignature):
-        resolve("os", {"os": int})
+        resolve("os", {"other": int})
     assert resolve("str", {"str": int}) is str
 
 

@@ -90,7 +90,7 @@ def test_describe_tells_fields_and_schemas(runtime: dspex.Runtime) -> None:
     }
     assert list(told["outputs"]) == ["reasoning", "mood", "any"]
     assert told["outputs"]["mood"]["schema"] == {"enum": ["a", "b"], "type": "string"}
-    assert told["outputs"]["any"] == {"schema": {}, "description": None}
+    assert told["outputs"]["any"] == {"type": "Any", "schema": {}, "description": None, "required": True}
 
 
 def test_describe_alone_lists_commands_and_modules(runtime: dspex.Runtime) -> None:

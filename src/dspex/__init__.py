@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
+    from dspex.adapter.described import Described, DescribedField, DescribedOption
     from dspex.adapter.program import Program
     from dspex.adapter.response import Response, Timing
     from dspex.adapter.runtime import Runtime
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "dspex.adapter.adapter": "DSPyAdapter",
     "dspex.adapter.program": "Program",
+    "dspex.adapter.described": "Described DescribedField DescribedOption",
     "dspex.adapter.response": "Response Timing",
     "dspex.adapter.runtime": "Runtime",
     "dspex.errors": (
@@ -137,6 +139,9 @@ __all__ = [
     "Conflict",
     "DSPyAdapter",
     "Deny",
+    "Described",
+    "DescribedField",
+    "DescribedOption",
     "Document",
     "DspexError",
     "Event",

@@ -9,12 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dspex import checks
+from dspex.adapter.described import Described, of_module, of_program, of_signature
 from dspex.adapter.program import Program
 from dspex.adapter.response import Response, Timing, json_ready
 from dspex.errors import InvalidOption
 from dspex.lm import providers
 from dspex.lm.profile import LM
 from dspex.pool.work import Done
+from dspex.program import forms
 from dspex.program.classes import named
 from dspex.program.described import Description
 from dspex.program.importpath import is_path, name_of
@@ -22,14 +24,19 @@ from dspex.program.saved import Given
 from dspex.program.signature import Signature
 from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
+from dspex.runtime.describe import Asked
+from dspex.runtime.describe import read as read_asked
+from dspex.runtime.describe import send as send_asked
 from dspex.runtime.mcp import has_servers
-from dspex.runtime.modules import describe, known
+from dspex.runtime.modules import describe, describe_signature, known, known_signature
 from dspex.settings import Settings
 from dspex.tools import ToolRecord
 
 if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
 
+#: Text, a dict, a ``Signature``, a class, or the import path of one.
+GivenSignature = str | Signature | Mapping[str, Any] | type[Any]
 Prompt = str | Sequence[Mapping[str, Any]]
 Sandbox = Literal["auto", "monty", "deno"]
 
@@ -169,7 +176,7 @@ class DSPyAdapter:
         prompt: Prompt | None = None,
         *,
         module: str | type[Any] = "dspy.Predict",
-        signature: str | Signature | None = None,
+        signature: GivenSignature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
@@ -189,7 +196,9 @@ class DSPyAdapter:
             module: Which DSPy module, ``"dspy.ChainOfThought"`` or ``"ChainOfThought"``; or the import path
                 of a ``dspy.Module`` of your own (``"shop.support:Router"``), or its class, which
                 ``Settings(allow_modules=...)`` has to allow.
-            signature: What goes in and comes out (``"question -> answer"``); None is
+            signature: What goes in and comes out: text (``"question -> answer"``), a dict with ``inputs``,
+                ``outputs`` and ``instructions``, a ``Signature``, a ``dspy.Signature`` class, a pydantic
+                model, whose fields are the outputs, or the import path of such a class. None is
                 ``prompt -> response``. A module of your own takes none: its inputs are the parameters of its
                 ``forward`` or ``aforward``.
             inputs: Inputs by field name.
@@ -229,10 +238,13 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(question.module):
             users = self._open.portal.run(lambda: self._describe(question), "agenerate")
+        declared = self._declared(question)
+        if declared is None and users is None and forms.is_path(signature):
+            declared = self._open.portal.run(lambda: self._declare(question), "agenerate")
         if has_servers(tools):
             asked = question
             question = self._open.portal.run(lambda: self._open.core.servers.into(asked), "agenerate")
-        prepared = self._prepare(question, users)
+        prepared = self._prepare(question, users, declared)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
         return self._response(read(prepared, done))
 
@@ -241,7 +253,7 @@ class DSPyAdapter:
         prompt: Prompt | None = None,
         *,
         module: str | type[Any] = "dspy.Predict",
-        signature: str | Signature | None = None,
+        signature: GivenSignature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | _Unset | None = _UNSET,
@@ -272,10 +284,13 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(question.module):
             users = await self._open.portal.wait(lambda: self._describe(question))
+        declared = self._declared(question)
+        if declared is None and users is None and forms.is_path(signature):
+            declared = await self._open.portal.wait(lambda: self._declare(question))
         if has_servers(tools):
             asked = question
             question = await self._open.portal.wait(lambda: self._open.core.servers.into(asked))
-        prepared = self._prepare(question, users, on_loop=True)
+        prepared = self._prepare(question, users, declared, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
 
@@ -320,6 +335,50 @@ class DSPyAdapter:
         await made.aswap(state)
         return made
 
+    # Descriptions
+
+    def describe(
+        self, signature_or_module: GivenSignature, *, timeout: float | _Unset | None = _UNSET
+    ) -> Described:
+        """The fields of a signature or a program with their types and JSON Schemas, or what a module takes.
+
+        No LM is asked. A class or an import path of yours is imported in a worker.
+
+        Args:
+            signature_or_module: A signature in any form that ``generate`` takes, the name of a DSPy module,
+                or the import path of a signature or of a ``dspy.Module`` of your own.
+            timeout: Seconds after which the work is stopped; None never stops it.
+
+        Raises:
+            Refused: It is neither.
+            RuntimeError: Called on the runtime's own event loop; await ``adescribe`` there.
+        """
+        asked = self._asked(signature_or_module)
+        if asked.entry is not None:
+            return of_module(asked.entry)
+        deadline = self._deadline(timeout)
+        told = self._open.portal.run(lambda: self._send_asked(asked, deadline), "adescribe")
+        return _described(asked, told)
+
+    async def adescribe(
+        self, signature_or_module: GivenSignature, *, timeout: float | _Unset | None = _UNSET
+    ) -> Described:
+        """``describe`` for event loops."""
+        asked = self._asked(signature_or_module)
+        if asked.entry is not None:
+            return of_module(asked.entry)
+        deadline = self._deadline(timeout)
+        return _described(asked, await self._open.portal.wait(lambda: self._send_asked(asked, deadline)))
+
+    def _asked(self, what: GivenSignature) -> Asked:
+        return read_asked(what, self._open.programs, self._open.core.settings.allow_modules)
+
+    def _deadline(self, timeout: float | _Unset | None) -> float | None:
+        return deadline_in(self._timeout if isinstance(timeout, _Unset) else timeout)
+
+    async def _send_asked(self, asked: Asked, deadline: float | None) -> dict[str, Any]:
+        return await send_asked(asked, partial(self._open.core.pool, self._pool), deadline)
+
     @property
     def _open(self) -> Runtime:
         if self._runtime is None:
@@ -332,7 +391,7 @@ class DSPyAdapter:
         self,
         prompt: Prompt | None,
         module: str | type[Any],
-        signature: str | Signature | None,
+        signature: GivenSignature | None,
         inputs: Mapping[str, Any] | None,
         lm: LM | str | None,
         timeout: float | _Unset | None,
@@ -345,7 +404,6 @@ class DSPyAdapter:
         module = named(module)
         if self._module_config:
             options = {**self._module_config.get(name_of(module), {}), **options}
-        seconds = self._timeout if isinstance(timeout, _Unset) else timeout
         return Question(
             prompt,
             module,
@@ -356,26 +414,41 @@ class DSPyAdapter:
             sandbox,
             debug,
             self._lm if lm is None else lm,
-            deadline_in(seconds),
+            self._deadline(timeout),
             whose,
         )
 
     def _known(self, question: Question) -> Description | None:
         return known(question, self._open.core.modules)
 
-    def _prepare(self, question: Question, users: Description | None, *, on_loop: bool = False) -> Prepared:
+    def _prepare(
+        self,
+        question: Question,
+        users: Description | None,
+        declared: Signature | None,
+        *,
+        on_loop: bool = False,
+    ) -> Prepared:
         settings = self._open.core.settings
         return prepare(
             question,
             self._open.programs,
             settings.max_payload,
             users=users,
+            declared=declared,
             allow_modules=settings.allow_modules,
             on_loop=on_loop,
         )
 
     async def _describe(self, question: Question) -> Description:
         return await describe(question, self._open.core.modules, partial(self._open.core.pool, self._pool))
+
+    def _declared(self, question: Question) -> Signature | None:
+        return known_signature(question, self._open.core.signatures)
+
+    async def _declare(self, question: Question) -> Signature:
+        core = self._open.core
+        return await describe_signature(question, core.signatures, partial(core.pool, self._pool))
 
     async def _send(self, prepared: Prepared) -> Done:
         core = self._open.core
@@ -405,3 +478,7 @@ class DSPyAdapter:
             tool_calls=[ToolRecord(**called) for called in answer.told.get("tool_calls", ())],
             model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
         )
+
+
+def _described(asked: Asked, told: Mapping[str, Any]) -> Described:
+    return of_program(told) if "takes_any" in told else of_signature(told, asked.path)

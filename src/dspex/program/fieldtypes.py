@@ -150,8 +150,10 @@ class Type:
         """
         if self.name in _PLAIN:
             return _PLAIN[self.name]
-        if self.name in _DSPY:
-            return extra[CODE_IN](self.args[0]) if self.args else extra[self.name]
+        if self.name in _DSPY and self.args:
+            return extra[CODE_IN](self.args[0])
+        if self.name not in _FORMS:
+            return extra[self.name]
         form = _FORMS[self.name]
         if not self.args:
             return form
@@ -185,7 +187,7 @@ def _single(reader: Reader, depth: int) -> Type:
         if reader.token.kind != "name":
             raise reader.fail("a name is expected after '.'")
         written += "." + reader.take().value
-    name = _NAMES.get(written)
+    name = _NAMES.get(written) or (written if written in reader.names else None)
     if name is None:
         shown = written if len(written) <= 40 else written[:40] + "..."
         # Less alike than elsewhere: other languages' `string`, `integer`, `boolean` are to be recognized.
@@ -271,6 +273,11 @@ def _value(reader: Reader) -> str | int | bool | None:
 
 def _spelled_value(value: str | int | bool | None) -> str:
     return quote(value) if isinstance(value, str) else repr(value)
+
+
+def canonical(written: str) -> str | None:
+    """The canonical name of a type of the whitelist; None when it has none of that name."""
+    return _NAMES.get(written)
 
 
 def _hashable(type_: Any) -> bool:

@@ -62,7 +62,11 @@ def fill(
     given = _known(signature, inputs)
     history = next((field.name for field in signature.inputs if field.type == HISTORY), None)
     missing = [field for field in signature.inputs if field.name not in given and field.name != history]
-    required = [field.name for field in missing if not type_of(field.type).admits_none()]
+    required = [
+        field.name
+        for field in missing
+        if field.default is None and not type_of(field.type, signature.names).admits_none()
+    ]
     if prompt is None:
         if required:
             raise InvalidInput(

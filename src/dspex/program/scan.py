@@ -8,6 +8,7 @@ another way in each Python version. What this file does not know, nothing after 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from dspex.errors import InvalidSignature
@@ -80,12 +81,17 @@ def refusal(text: str, position: int, reason: str) -> InvalidSignature:
 class Reader:
     """The tokens of one text, taken one after the other.
 
+    Args:
+        text: The text.
+        names: Types that it may name beside those of the whitelist.
+
     Raises:
         InvalidSignature: Something in the text is no token of a signature.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, names: Collection[str] = ()) -> None:
         self.text = text
+        self.names = names
         self._tokens = _tokens(text)
         self._next = 0
 

@@ -18,6 +18,8 @@ import msgspec
 from dspex.errors import InvalidSignature
 from dspex.program.fieldtypes import HISTORY, Type, read
 from dspex.program.scan import Reader, refusal
+from dspex.program.shapes import Shape
+from dspex.program.shapes import check as check_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MAX_FIELDS = 64
 #: Characters of the text.
 MAX_CHARACTERS = 10_000
+#: Characters of the instructions, and of each description.
+MAX_WORDS = 1_000_000
 # The canonical spelling of a type is at most this many times longer than the shortest one that is allowed
 # (`date` is `datetime.date`), and whatever `parse` has accepted has to pass again as a Signature.
 _LONGER = 4
@@ -80,12 +84,20 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
         description: What the model is told about it; None tells it only the name.
         typed: Whether somebody wrote the type. An input without one is described as ``str`` and takes any
             value, as in DSPy.
+        default: What it is when it is missing, as JSON text; None when it may not be missing.
+        constraints: What the model is told of the values that are allowed (``"less than: 5"``).
+        prefix: What older prompts of DSPy put before it; it goes into saved state.
+        fresh: Whether its default is made anew each time, and not told to the model.
     """
 
     name: str
     type: str = "str"
     description: str | None = None
     typed: bool = True
+    default: str | None = None
+    constraints: str | None = None
+    prefix: str | None = None
+    fresh: bool = False
 
     @property
     def text(self) -> str:
@@ -100,11 +112,20 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
         inputs: The fields that go in, in order.
         outputs: The fields that come out, in order.
         instructions: The task in words; None leaves DSPy's default, which only names the fields.
+        shapes: The types that are not Python's own, and that the types of the fields name.
+        path: The import path of the class that a worker takes it from; None when it is made from the fields.
     """
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     instructions: str | None = None
+    shapes: tuple[Shape, ...] = ()
+    path: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The types that its fields may name beside those of the whitelist."""
+        return tuple(shape.key for shape in self.shapes if shape.key)
 
     @property
     def text(self) -> str:
@@ -150,26 +171,37 @@ def of(signature: str | Signature) -> Signature:
     if not isinstance(signature, Signature):
         return parse(signature)
     fields = (*signature.inputs, *signature.outputs)
-    texts = [(field.name, field.type, field.description or "") for field in fields]
-    if not all(isinstance(text, str) for text in (*sum(texts, ()), signature.instructions or "")):
+    texts = [(field.name, field.type) for field in fields]
+    told = [(field.description, field.default, field.constraints, field.prefix) for field in fields]
+    words = [text for text in (signature.instructions, *sum(told, ())) if text is not None]
+    if not all(isinstance(text, str) for text in (*sum(texts, ()), *words)):
         raise InvalidSignature("names, types, descriptions and instructions of a signature are text")
+    check_shapes(signature.shapes)
     written = signature.text
-    checked = _parse(written, _LONGER * MAX_CHARACTERS)
+    checked = _parse(written, _LONGER * MAX_CHARACTERS, signature.names)
     if [field.name for field in (*checked.inputs, *checked.outputs)] != [field.name for field in fields]:
         # Text of one field that reads as two (`Field("a, b")`) would smuggle a field in.
         raise refusal(written, 0, "a field's name or type has more in it than a name or a type")
-    for text in (signature.instructions or "", *(description for _, _, description in texts)):
+    for text in words:
         _encodable(text)
+        if len(text) > MAX_WORDS:
+            raise InvalidSignature(
+                f"a text of {len(text):,} characters is too long for a signature, which has at most "
+                f"{MAX_WORDS:,} in its instructions and in each description; give long texts as inputs"
+            )
 
     def described(side: tuple[Field, ...], original: tuple[Field, ...]) -> tuple[Field, ...]:
         return tuple(
-            msgspec.structs.replace(field, description=given.description)
+            msgspec.structs.replace(given, type=field.type, typed=field.typed)
             for field, given in zip(side, original, strict=True)
         )
 
-    return Signature(
-        described(checked.inputs, signature.inputs), described(checked.outputs, signature.outputs)
-    ).with_instructions(signature.instructions)
+    inputs, outputs = (
+        described(checked.inputs, signature.inputs),
+        described(checked.outputs, signature.outputs),
+    )
+    made = msgspec.structs.replace(signature, inputs=inputs, outputs=outputs)
+    return made.with_instructions(signature.instructions)
 
 
 def resolve(type: str, extra: Mapping[str, Any] | None = None) -> Any:  # noqa: A002 — the field is named so
@@ -182,7 +214,7 @@ def resolve(type: str, extra: Mapping[str, Any] | None = None) -> Any:  # noqa: 
     Raises:
         InvalidSignature: The type is not allowed, or `extra` lacks what it needs.
     """
-    node = type_of(type)
+    node = type_of(type, tuple(extra or ()))
     try:
         return node.resolved(extra or {})
     except KeyError as missing:
@@ -190,15 +222,19 @@ def resolve(type: str, extra: Mapping[str, Any] | None = None) -> Any:  # noqa: 
 
 
 @functools.lru_cache(1024)
-def type_of(text: str) -> Type:
+def type_of(text: str, names: tuple[str, ...] = ()) -> Type:
     """The type that a text spells, as a tree.
+
+    Args:
+        text: The text.
+        names: Types that it may name beside those of the whitelist.
 
     Raises:
         InvalidSignature: It is not a type, or not one that is allowed.
     """
     if len(text) > _LONGER * MAX_CHARACTERS:
         raise refusal(text[:MAX_CHARACTERS], MAX_CHARACTERS, "the type is too long")
-    reader = Reader(text)
+    reader = Reader(text, names)
     node = read(reader)
     if reader.token.kind != "end":
         raise reader.fail("the type should end here")
@@ -206,10 +242,10 @@ def type_of(text: str) -> Type:
 
 
 @functools.lru_cache(1024)
-def _parse(text: str, longest: int) -> Signature:
+def _parse(text: str, longest: int, names: tuple[str, ...] = ()) -> Signature:
     if len(text) > longest:
         raise refusal(text[:longest], longest, f"a signature has at most {longest} characters")
-    reader = Reader(text)
+    reader = Reader(text, names)
     seen: dict[str, str] = {}
     inputs = _side(reader, "input", seen)
     if not reader.take_if("->"):
@@ -232,7 +268,7 @@ def _side(reader: Reader, side: str, seen: dict[str, str]) -> tuple[Field, ...]:
         if token.kind != "name":
             raise reader.fail(f"the name of an {side} field is expected here")
         reader.take()
-        fault = _fault_of_name(token.value, side, seen)
+        fault = fault_of_name(token.value, side, seen)
         if fault:
             raise reader.fail(fault, token.position)
         place = reader.token.position
@@ -240,7 +276,7 @@ def _side(reader: Reader, side: str, seen: dict[str, str]) -> tuple[Field, ...]:
         if typed:
             place = reader.token.position
             kind = read(reader)
-        fault = _fault_of_type(token.value, kind, side)
+        fault = fault_of_type(token.value, kind, side)
         if fault:
             raise reader.fail(fault, place)
         seen[token.value] = kind.name
@@ -250,7 +286,8 @@ def _side(reader: Reader, side: str, seen: dict[str, str]) -> tuple[Field, ...]:
     return tuple(fields)
 
 
-def _fault_of_name(name: str, side: str, seen: Mapping[str, str]) -> str | None:
+def fault_of_name(name: str, side: str, seen: Mapping[str, str]) -> str | None:
+    """Why a field of this side (``"input"``, ``"output"``) cannot have that name; None if it can."""
     if name in seen:
         return f"a second field {name!r}; each name of a signature is used once"
     if name.startswith("_"):
@@ -265,7 +302,8 @@ def _fault_of_name(name: str, side: str, seen: Mapping[str, str]) -> str | None:
     return None
 
 
-def _fault_of_type(name: str, kind: Type, side: str) -> str | None:
+def fault_of_type(name: str, kind: Type, side: str) -> str | None:
+    """Why a field of this side cannot have that type; None if it can."""
     if kind.mentions(HISTORY) and (side == "output" or kind.name != HISTORY):
         return f"{HISTORY} is the whole type of an input, never part of another type or an output"
     if (

@@ -56,13 +56,18 @@ def make(
 ) -> ProgramSpec:
     """A checked spec from what a caller wrote; a state that was read may be among the options.
 
+    Args:
+        module: Name of the module.
+        signature: Text, or a signature that was checked already.
+        options: Options of the module by name.
+
     Raises:
         ModuleNotFound: No module has that name.
         InvalidSignature: The signature is malformed, or does not fit the module.
         InvalidOption: The module does not have that option, or not with that value; or it takes no tools.
     """
     entry = catalogue.find(module)
-    checked = signature_.of(signature)
+    checked = signature_.parse(signature) if isinstance(signature, str) else signature
     catalogue.fit(entry, checked)
     if tools and "tools" not in entry.needs:
         able = ", ".join(name for name, other in catalogue.MODULES.items() if "tools" in other.needs)

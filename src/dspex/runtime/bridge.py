@@ -13,9 +13,11 @@ from typing import Any
 from dspex.errors import DspexError, InvalidInput, InvalidOption
 from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
+from dspex.program import forms
 from dspex.program.classes import named
 from dspex.program.described import Description
 from dspex.program.importpath import is_path
+from dspex.program.signature import Signature
 from dspex.runtime.call import (
     Prepared,
     Programs,
@@ -28,7 +30,7 @@ from dspex.runtime.call import (
 )
 from dspex.runtime.caller import Caller, Priority, caller
 from dspex.runtime.core import Core
-from dspex.runtime.modules import describe, known
+from dspex.runtime.modules import describe, describe_signature, known, known_signature
 from dspex.runtime.portal import Portal
 from dspex.runtime.states import States
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
@@ -113,7 +115,10 @@ class Bridge:
             )
             if command == "describe" and users is not None:
                 return copy.deepcopy(users.answer)
-        prepared = self._prepare(command, args, timeout, whose, question, users)
+        declared = None if question is None else known_signature(question, self._core.signatures)
+        if question is not None and declared is None and forms.is_path(question.signature):
+            declared = self._portal.run(lambda: self._declare(question), "aexecute")
+        prepared = self._prepare(command, args, timeout, whose, question, users, declared)
         return self._read(prepared, self._portal.run(lambda: self._send(prepared), "aexecute"))
 
     async def aexecute(
@@ -140,7 +145,10 @@ class Bridge:
             )
             if command == "describe" and users is not None:
                 return copy.deepcopy(users.answer)
-        prepared = self._prepare(command, args, timeout, whose, question, users, on_loop=True)
+        declared = None if question is None else known_signature(question, self._core.signatures)
+        if question is not None and declared is None and forms.is_path(question.signature):
+            declared = await self._portal.wait(lambda: self._declare(question))
+        prepared = self._prepare(command, args, timeout, whose, question, users, declared, on_loop=True)
         return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
 
     @staticmethod
@@ -168,6 +176,7 @@ class Bridge:
         whose: Caller,
         question: Question | None,
         users: Description | None,
+        declared: Signature | None,
         *,
         on_loop: bool = False,
     ) -> Prepared | _Command:
@@ -177,6 +186,7 @@ class Bridge:
                 self._programs,
                 self._max_payload,
                 users=users,
+                declared=declared,
                 allow_modules=self._core.settings.allow_modules,
                 on_loop=on_loop,
             )
@@ -186,6 +196,9 @@ class Bridge:
 
     async def _describe(self, question: Question) -> Description:
         return await describe(question, self._core.modules, partial(self._core.pool, self._name))
+
+    async def _declare(self, question: Question) -> Signature:
+        return await describe_signature(question, self._core.signatures, partial(self._core.pool, self._name))
 
     async def _send(self, prepared: Prepared | _Command) -> Done:
         pool = self._core.pool(self._name)

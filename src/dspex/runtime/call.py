@@ -19,12 +19,15 @@ from dspex.errors import DspexError, InvalidOption, LMAuth, LMNotConfigured, Pyt
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
-from dspex.program import described, prompt, signature
+from dspex.program import described, forms, prompt
 from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
+from dspex.program.given import Given
 from dspex.program.importpath import is_path, name_of
+from dspex.program.signature import Signature
 from dspex.program.spec import ProgramSpec
 from dspex.program.toolspec import CallersTool
+from dspex.runtime import typed
 from dspex.runtime.caller import Caller
 from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
@@ -56,8 +59,8 @@ class Question:
     Attributes:
         prompt: Text, or a list of messages.
         module: Name of a DSPy module, or the import path of a program of the user's own.
-        signature: Text or a ``Signature``; None is ``prompt -> response``. A program of the user's own has
-            none.
+        signature: In any form that ``dspex.program.forms`` reads; None is ``prompt -> response``. A program
+            of the user's own has none.
         inputs: Inputs by field name.
         options: Options of the module by name.
         tools: What the module may call: functions, ``Tool``s, import paths.
@@ -72,7 +75,7 @@ class Question:
 
     prompt: str | Sequence[Mapping[str, Any]] | None = None
     module: str = "dspy.Predict"
-    signature: str | signature.Signature | None = None
+    signature: Any = None
     inputs: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Any] | None = None
@@ -212,6 +215,7 @@ class Prepared:
         context: The context variables of whoever asked, for its tools.
         loop: The event loop of whoever asked, for its async tools; None without one.
         largest: The most bytes that the result of a tool may have.
+        outputs: The caller's own type of each output that has one.
     """
 
     question: Question
@@ -225,6 +229,7 @@ class Prepared:
     shared: bool = True
     repeatable: bool = False
     needs_lm: bool = True
+    outputs: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, CallersTool] = field(default_factory=dict)
     context: contextvars.Context | None = None
     loop: asyncio.AbstractEventLoop | None = None
@@ -244,6 +249,7 @@ def prepare(
     max_payload: int,
     *,
     users: Description | None = None,
+    declared: Signature | None = None,
     allow_modules: Collection[str] = (),
     on_loop: bool = False,
 ) -> Prepared:
@@ -254,6 +260,7 @@ def prepare(
         programs: The runtime's encoded programs.
         max_payload: The most bytes that the inputs may have.
         users: What is known of the program, when it is one of the user's own.
+        declared: What a worker said of the signature, when it is given by import path.
         allow_modules: Where tools by import path may come from.
         on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
@@ -263,9 +270,14 @@ def prepare(
     try:
         if users is None:
             wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
-            sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
+            given = forms.read(wanted) if declared is None else Given(declared)
+            sig, inputs = prompt.fill(given.signature, question.prompt, question.inputs)
+            if given.inputs:
+                inputs = typed.sendable(given.inputs, inputs)
+            outputs = given.outputs
         else:
             sig, inputs = None, described.fill(users, question.prompt, question.inputs)
+            outputs = {}
         named = specify(question, sig, users, allow_modules)
         spec = named.spec
         program, name = programs.encoded(spec)
@@ -284,6 +296,7 @@ def prepare(
         named.shared,
         named.repeatable,
         needs_lm=users is None,
+        outputs=outputs,
         tools=by_name(named.tools),
         context=contextvars.copy_context() if named.tools else None,
         loop=asyncio.get_running_loop() if named.tools and on_loop else None,
@@ -369,10 +382,18 @@ def read(prepared: Prepared, done: Done) -> Answer:
 
     Raises:
         PythonError: The worker's answer cannot be read.
+        ParseError: An output is not of the caller's own type.
     """
     answer = read_value(done.value, prepared.types, prepared.request_id)
     seconds = time.monotonic() - prepared.started
     outputs, completions = answer.pop("outputs"), answer.pop("completions", None)
+    if prepared.outputs:
+        try:
+            outputs = typed.rebuilt(prepared.outputs, outputs)
+            if completions is not None:
+                completions = [typed.rebuilt(prepared.outputs, one) for one in completions]
+        except DspexError as error:
+            raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
     return Answer(outputs, completions, answer, done, prepared.request_id, seconds)
 
 

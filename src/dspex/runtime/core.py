@@ -16,7 +16,7 @@ from dspex.pool.zygote_client import ZygoteClient
 from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
-from dspex.runtime.modules import Modules
+from dspex.runtime.modules import Modules, Signatures
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
 from dspex.settings import PoolOptions, Settings
@@ -54,6 +54,7 @@ class Core:
         self.modules = Modules(self.settings.allow_modules)
         self.functions = Functions()
         self.servers = Servers(self.functions)
+        self.signatures = Signatures(self.settings.allow_modules)
         options = self.settings.pools_over(DEFAULTS, pools or {})
         self._pools = Pools(options, self.settings, self.models.gates, self.bus.emit, zygote)
         self._presence = Presence(self.stats, self.settings.python)

@@ -1,44 +1,54 @@
-"""Programs of the user's own, as workers described them: asked once, kept while the runtime is open."""
+"""Programs and signatures of the user's own, as workers described them: asked once, kept while it is open."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-from dspex.errors import DspexError, PythonTimeout
+import msgspec
+
+from dspex.errors import DspexError, InvalidSignature, ModuleNotFound, PythonTimeout
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Work
+from dspex.program import forms
 from dspex.program.described import Description
 from dspex.program.importpath import require_allowed
+from dspex.program.signature import Signature
 from dspex.runtime.call import PoolFor, Question
 from dspex.wire.payloads import discard, encode_arguments, take
 
+D = TypeVar("D")
 # A path and a set of fields.
 _MAX_ARGUMENTS = 64 * 1024
 
 
-class _Asking:
+class _Asking(Generic[D]):
     """A description that is on its way, and how many calls wait for it."""
 
-    def __init__(self, task: asyncio.Task[Description]) -> None:
+    def __init__(self, task: asyncio.Task[D]) -> None:
         self.task = task
         self.waiting = 0
 
 
-class Modules:
-    """What is known of each program of the user's own that was named.
+class Described(Generic[D]):
+    """What is known of each class of the user's own that was named.
 
     Args:
         allow_modules: Where they may come from.
+        kind: What they are, as the command ``describe`` calls them.
+        read: Reads what it answers.
     """
 
-    def __init__(self, allow_modules: tuple[str, ...]) -> None:
+    def __init__(self, allow_modules: tuple[str, ...], kind: str, read: Callable[[Any], D]) -> None:
         self._allow_modules = allow_modules
-        self._known: dict[str, Description] = {}
-        self._asking: dict[str, _Asking] = {}
+        self._kind = kind
+        self._read = read
+        self._known: dict[str, D] = {}
+        self._asking: dict[str, _Asking[D]] = {}
 
-    def find(self, path: str) -> Description | None:
+    def find(self, path: str) -> D | None:
         """The description, if it is known; from any thread.
 
         Raises:
@@ -48,7 +58,7 @@ class Modules:
         require_allowed(path, self._allow_modules)
         return self._known.get(path)
 
-    async def describe(self, path: str, pool: Callable[[], LocalPool], deadline: float | None) -> Description:
+    async def describe(self, path: str, pool: Callable[[], LocalPool], deadline: float | None) -> D:
         """The description, from a worker if it is not known; on the runtime's loop.
 
         Calls that want the same one wait for one worker. What failed is not kept, and is tried again by those
@@ -89,20 +99,68 @@ class Modules:
                 if not asking.waiting:
                     asking.task.cancel()
 
-    async def _ask(self, path: str, pool: LocalPool, deadline: float | None) -> Description:
-        args, _ = encode_arguments({"module": path}, _MAX_ARGUMENTS, where="args")
+    async def _ask(self, path: str, pool: LocalPool, deadline: float | None) -> D:
+        args, _ = encode_arguments({self._kind: path}, _MAX_ARGUMENTS, where="args")
         assert not isinstance(args, list)
         try:
             done = await pool.execute(Work("describe", args, deadline, repeatable=True))
         finally:
             discard(args)
-        described = self._known[path] = Description.of(take(done.value))
+        described = self._known[path] = self._read(take(done.value))
         return described
 
-    def _asked(self, path: str, task: asyncio.Task[Description]) -> None:
+    def _asked(self, path: str, task: asyncio.Task[D]) -> None:
         self._asking.pop(path, None)
         if not task.cancelled():
             task.exception()  # those who wait have it
+
+
+class Modules(Described[Description]):
+    """Programs of the user's own."""
+
+    def __init__(self, allow_modules: tuple[str, ...]) -> None:
+        super().__init__(allow_modules, "module", Description.of)
+
+
+class Signatures(Described[Signature]):
+    """Signatures by import path."""
+
+    def __init__(self, allow_modules: tuple[str, ...]) -> None:
+        super().__init__(
+            allow_modules, "signature", lambda told: msgspec.convert(told["declared"], Signature)
+        )
+
+
+def known_signature(question: Question, signatures: Signatures) -> Signature | None:
+    """What is known of the signature that a question names by import path; None also when it names none.
+
+    Raises:
+        Refused: The path is none, or not allowed.
+    """
+    if not forms.is_path(question.signature):
+        return None
+    try:
+        return signatures.find(question.signature)
+    except ModuleNotFound as error:
+        raise InvalidSignature(error.message, details=error.details).for_request(
+            question.request_id
+        ) from None
+    except DspexError as error:
+        raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
+
+
+async def describe_signature(question: Question, signatures: Signatures, pool_for: PoolFor) -> Signature:
+    """The signature that a question names by import path, described within the question's time.
+
+    Raises:
+        DspexError: Whatever went wrong, with ``request_id`` set.
+    """
+    try:
+        return await signatures.describe(
+            question.signature, lambda: pool_for(isolated=True), question.deadline
+        )
+    except DspexError as error:
+        raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
 
 
 def known(question: Question, modules: Modules) -> Description | None:

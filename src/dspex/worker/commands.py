@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 import msgspec
-import pydantic
 
 from dspex.errors import InvalidInput, InvalidOption, NotAllowed
-from dspex.program import catalogue
+from dspex.program import catalogue, forms
 from dspex.program.described import refuse_signature
 from dspex.program.importpath import is_allowed, is_path
-from dspex.program.spec import make
+from dspex.program.spec import ProgramSpec, make
 from dspex.types import commands as registered
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import Call
+from dspex.wire.messages import NOTHING, Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
-from dspex.worker import faults, users
-from dspex.worker.build import build
+from dspex.worker import described, faults, paths, users
 from dspex.worker.built import Runnable
 from dspex.worker.media import FOR_PROGRAMS
 from dspex.worker.run import Nobody, run_awaited, run_blocking
@@ -102,10 +100,17 @@ class Commands:
             }
         )
 
-    async def _describe(self, _call: Call, args: Args) -> list[bytes]:
+    async def _describe(self, call: Call, args: Args) -> list[bytes]:
+        if call.program != NOTHING:
+            # What an adapter asks: its signature may have been a class.
+            spec = msgspec.msgpack.decode(call.program, type=ProgramSpec)
+            return encode_result(described.signature_of(spec))
         asked = take(args) or {}
-        if unknown := sorted(set(asked) - {"signature", "module"}):
+        if unknown := sorted(set(asked) - {"signature", "module", "path"}):
             raise InvalidInput(f"describe takes signature and module, not {', '.join(unknown)}")
+        if "path" in asked:
+            answer = await self._place.blocking(lambda: described.by_path(asked["path"], self._allow_modules))
+            return encode_result(answer)
         if is_path(asked.get("module")):
             refuse_signature(asked["module"], asked.get("signature"))
             answer = await self._place.blocking(lambda: users.describe(asked["module"], self._allow_modules))
@@ -119,17 +124,15 @@ class Commands:
                     "dspy": dspy.__version__,
                 }
             )
-        spec = make(asked.get("module", "dspy.Predict"), asked["signature"])
-        program = build(spec)
-        declared = _declared(program.module)
-        return encode_result(
-            {
-                "module": spec.module,
-                "instructions": declared.signature.instructions,
-                "inputs": _schemas(declared.signature.input_fields),
-                "outputs": _schemas(declared.signature.output_fields),
-            }
-        )
+        given = asked["signature"]
+        if forms.is_path(given):
+            declared = await self._place.blocking(lambda: paths.declared(given, self._allow_modules))
+        else:
+            declared = forms.read(given).signature
+        answer = described.signature_of(make(asked.get("module", "dspy.Predict"), declared))
+        if declared.path is not None:
+            answer["declared"] = msgspec.to_builtins(declared)
+        return encode_result(answer)
 
     # Commands of the operator's modules
 
@@ -174,25 +177,3 @@ class Commands:
                     f"importing {module!r}, which allow_modules names, failed: ", error
                 ) from error
         self._imported = True
-
-
-def _declared(module: Any) -> Any:
-    """The part of a module that has the signature as the module answers it."""
-    if isinstance(module, dspy.ReAct):
-        return module.extract.predict
-    return module if isinstance(module, dspy.Predict | dspy.ReActV2) else module.predict
-
-
-def _schemas(fields: Any) -> dict[str, Any]:
-    described = {}
-    for name, info in fields.items():
-        try:
-            schema = pydantic.TypeAdapter(info.annotation).json_schema()
-        except pydantic.errors.PydanticInvalidForJsonSchema:
-            schema = {}
-        description = info.json_schema_extra["desc"]
-        described[name] = {
-            "schema": schema,
-            "description": None if description == f"${{{name}}}" else description,
-        }
-    return described

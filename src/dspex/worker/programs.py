@@ -9,9 +9,10 @@ import msgspec
 
 from dspex.program.importpath import is_path
 from dspex.program.spec import ProgramSpec
-from dspex.worker import states
+from dspex.worker import paths, states
 from dspex.worker.build import build, imports
 from dspex.worker.built import Runnable
+from dspex.worker.signatures import shapes_of
 from dspex.worker.threads import Place
 from dspex.worker.users import make
 
@@ -66,6 +67,12 @@ class Programs:
         spec = _decode_spec(encoded)
         size = len(bytes(encoded))
         if not is_path(spec.module) and not imports(spec):
+            path = None if spec.signature is None else spec.signature.path
+            if path is not None:
+                await place.blocking(lambda: paths.load(path, allow_modules))
+            if spec.signature is not None and spec.signature.shapes:
+                # Classes for them may take longer than a loop should stand still.
+                await place.blocking(lambda: shapes_of(spec.declared))
             program = _built(spec, allow_modules)
             self.keep(fingerprint, program, size)
             return program

@@ -10,7 +10,7 @@ from dspex.errors import LMNotConfigured
 from dspex.program.fieldtypes import REASONING
 from dspex.program.signature import Signature
 from dspex.wire.values import encode_result
-from dspex.worker import engine
+from dspex.worker import engine, shapes
 from dspex.worker.built import Runnable
 
 # Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
@@ -79,7 +79,10 @@ def _answer(program: Runnable, prediction: Any) -> list[bytes]:
     called = engine.scope_of_call().tool_calls
     if called:
         answer["tool_calls"] = called
-    return encode_result({**answer, **program.told_by(prediction)})
+    answer |= program.told_by(prediction)
+    # Of classes that were made for this signature its caller knows nothing.
+    has_shapes = getattr(getattr(program, "signature", None), "shapes", ())
+    return encode_result(shapes.plain(answer) if has_shapes else answer)
 
 
 def _reasonings(program: Runnable) -> set[str]:

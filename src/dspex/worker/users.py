@@ -160,7 +160,7 @@ def find(path: str, allow_modules: list[str]) -> Any:
     """
     require_allowed(path, allow_modules)
     module, name = split(path)
-    loaded = _load(path, module)
+    loaded = imported(path, module)
     found = getattr(loaded, name, None)
     if found is None:
         known = [
@@ -185,7 +185,13 @@ def find(path: str, allow_modules: list[str]) -> Any:
     return found
 
 
-def _load(path: str, module: str) -> types.ModuleType:
+def imported(path: str, module: str) -> types.ModuleType:
+    """The module of a path that was found to be allowed.
+
+    Raises:
+        ModuleNotFound: There is none.
+        PythonError: It failed.
+    """
     try:
         return importlib.import_module(module)
     except BaseException as error:

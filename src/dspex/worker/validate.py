@@ -13,6 +13,7 @@ import pydantic
 from dspex.errors import InvalidInput
 from dspex.program.signature import Signature
 from dspex.worker.media import as_declared, fault_of
+from dspex.worker.shapes import plain
 
 _MARK = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
 _END_MARK = "<<CUSTOM-TYPE-END-IDENTIFIER>>"
@@ -50,11 +51,14 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
     for field in signature.inputs:
         if field.name in inputs:
             value = as_declared(types.get(field.name), inputs[field.name])
+            if signature.path is not None:
+                refuse_text(field.name, value)  # in an instance it would not be seen any more
             if field.name in types and (type(value) is not types[field.name] or type(value) is dspy.History):
                 value = _convert(signature, field.name, field.type, types[field.name], value)
+                value = plain(value) if signature.shapes else value
             refuse_text(field.name, value)
             checked[field.name] = value
-        elif not (field.name in types and _allows_none(types[field.name])):
+        elif field.default is None and not (field.name in types and _allows_none(types[field.name])):
             raise InvalidInput(f"the input {field.name!r} is missing", details={"missing": [field.name]})
     return checked
 
@@ -84,7 +88,8 @@ def convert(name: str, spelling: str, annotation: Any, value: Any) -> Any:
         if not _has_json_form(value):
             raise _ill_typed(name, spelling, value, error) from None
         try:
-            return adapter.validate_json(msgspec.json.encode(value))
+            # A record that was an instance where it came from has the names of attributes.
+            return adapter.validate_json(msgspec.json.encode(value), by_alias=True, by_name=True)
         except (pydantic.ValidationError, TypeError, ValueError):
             raise _ill_typed(name, spelling, value, error) from None
 
