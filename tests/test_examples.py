@@ -121,9 +121,8 @@ def test_photo(provider: Provider, where: str, tmp_path: Path) -> None:
     (tmp_path / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     given = where if where.startswith("https") else str(tmp_path / where)
     provider.requests.clear()
-    output, _ = run(
-        "photo.py", given, DSPEX_LM="openai/model", LM_BASE_URL=provider.base_url, OPENAI_API_KEY="k"
-    )
+    model = {"DSPEX_LM": "openai/model", "LM_BASE_URL": provider.base_url}
+    output, _ = run("photo.py", given, **model)
     assert output.endswith(": What is in this picture? []\n")
     sent = str(provider.requests[-1].body)
     assert (where if given == where else "data:image/png;base64,iVBORw0KGgo=") in sent

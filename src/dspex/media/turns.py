@@ -21,7 +21,7 @@ class History(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]]
 
 
-class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
     """A tool that a model wants to have called.
 
     Attributes:
@@ -35,7 +35,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str | None = None
 
 
-class ToolCalls(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolCalls(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
     """The tools that a model wants to have called in one turn.
 
     Attributes:

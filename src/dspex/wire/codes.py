@@ -79,7 +79,7 @@ def type_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-class Unsendable(msgspec.Struct, frozen=True, omit_defaults=True):
+class Unsendable(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
     """Stands in a result where something was that cannot be sent.
 
     Attributes:
