@@ -11,6 +11,7 @@ import dspex
 @pytest.mark.timeout(300)
 def test_the_embedded_model_calls_a_function() -> None:
     """If this failed, agents would work with a scripted model alone."""
+    pytest.importorskip("xllamacpp")
     asked: list[str] = []
 
     def count(item: str) -> int:
