@@ -159,7 +159,8 @@ def _by_path(tool: Tool, path: str) -> CallersTool:
 
 _Description = tuple[str, str, dict[str, Any], dict[str, Any], bool]
 # Schemas take a millisecond, and most tools are given with every call.
-_known: weakref.WeakKeyDictionary[Any, _Description] = weakref.WeakKeyDictionary()
+_functions: weakref.WeakKeyDictionary[Any, _Description] = weakref.WeakKeyDictionary()
+_methods: weakref.WeakKeyDictionary[Any, _Description] = weakref.WeakKeyDictionary()  # by their functions
 _lock = threading.Lock()
 
 
@@ -167,14 +168,15 @@ def _described(fn: Any) -> _Description:
     """Name, description, schema and type of each parameter, and whether it takes any other."""
     if _is_dspys(fn):
         return fn.name, fn.desc or "", dict(fn.args or {}), dict(fn.arg_types or {}), bool(fn.has_kwargs)
-    if not inspect.isfunction(fn):
+    kept, key = (_methods, fn.__func__) if inspect.ismethod(fn) else (_functions, fn)
+    if not inspect.isfunction(key):
         return _describe(fn)
     with _lock:
-        known = _known.get(fn)
+        known = kept.get(key)
     if known is None:
         known = _describe(fn)
         with _lock:
-            _known[fn] = known
+            kept[key] = known
     return known
 
 
