@@ -10,7 +10,7 @@ import pytest
 import dspex
 from tests.provider import Provider, echo
 
-ALLOWED = ("tests.programs", "tests.bad_programs", "tests.commands")
+ALLOWED = ("tests.programs", "tests.bad_programs", "tests.commands", "tests.learners")
 
 
 @pytest.fixture(scope="module")
