@@ -116,6 +116,22 @@ class Hiding(dspy.Module):  # type: ignore[misc]
             raise RuntimeError("could not route") from error
 
 
+class Loud(dspy.ChatAdapter):  # type: ignore[misc]
+    """An adapter that says more."""
+
+    def format(self, signature: Any, demos: Any, inputs: Any) -> Any:
+        """The same, and a word."""
+        messages = super().format(signature, demos, inputs)
+        return [{**messages[0], "content": messages[0]["content"] + " LOUD"}, *messages[1:]]
+
+
+class Needy(dspy.ChatAdapter):  # type: ignore[misc]
+    """An adapter that is made with an argument."""
+
+    def __init__(self, volume: int) -> None:
+        super().__init__()
+
+
 def made_here() -> type[dspy.Module]:
     """A class that no import finds."""
 

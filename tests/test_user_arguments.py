@@ -162,6 +162,30 @@ def test_a_class_that_was_loaded_anew_is_told(monkeypatch: pytest.MonkeyPatch) -
         named(old)
 
 
+# Adapters
+
+
+def test_an_adapter_of_the_users_own_puts_the_words(runtime: dspex.Runtime, provider: Provider) -> None:
+    """If this failed, a DSPy adapter of one's own could not be used, or fail in a way that says nothing."""
+
+    def lm(path: str) -> dspex.LM:
+        return dspex.LM("openai/x", base_url=provider.base_url, adapter=path)
+
+    adapter = runtime.adapter()
+    assert adapter.generate("hi", lm=lm("tests.learners:Loud")).response == "hi"
+    assert provider.requests[-1].body["messages"][0]["content"].endswith(" LOUD")
+    cases: list[tuple[type[dspex.DspexError], str, str]] = [
+        (dspex.NotAllowed, "os:system", "may not be imported"),
+        (dspex.ModuleNotFound, "tests.learners:Lout", "has no 'Lout'"),
+        (dspex.InvalidOption, "tests.learners:Sized", "name a subclass of dspy.Adapter"),
+        (dspex.PythonError, "tests.learners:Needy", "called without arguments, failed: TypeError"),
+        (dspex.PythonError, "tests.bad_programs.raising:Any", "importing .* failed: ZeroDivisionError"),
+    ]
+    for kind, path, said in cases:
+        with pytest.raises(kind, match=said):
+            adapter.generate("hi", lm=lm(path))
+
+
 # What fails inside
 
 

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from dspex.errors import DspexError, PythonTimeout
+from dspex.errors import DspexError, ModuleNotFound, PythonTimeout
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Work
 from dspex.program.described import Description
-from dspex.program.importpath import require_allowed
+from dspex.program.importpath import is_allowed, require_allowed, shown
 from dspex.runtime.call import PoolFor, Question
 from dspex.wire.payloads import discard, encode_arguments, take
 
@@ -47,6 +47,20 @@ class Modules:
         """
         require_allowed(path, self._allow_modules)
         return self._known.get(path)
+
+    def suggest(self, name: str) -> None:
+        """Refuse a name with dots alone that one of the allowed modules may have meant.
+
+        Raises:
+            ModuleNotFound: It is one; the message has it with a colon.
+        """
+        module, dot, program = name.rpartition(".")
+        if dot and is_allowed(module, self._allow_modules):
+            raise ModuleNotFound(
+                f"{shown(name)} names no program: a colon goes before the class; did you mean "
+                f"'{module}:{program}'?",
+                details={"module": name},
+            )
 
     async def describe(self, path: str, pool: Callable[[], LocalPool], deadline: float | None) -> Description:
         """The description, from a worker if it is not known; on the runtime's loop.
@@ -113,6 +127,8 @@ def known(question: Question, modules: Modules) -> Description | None:
     """
     path = question.path()
     try:
+        if path is None:
+            modules.suggest(question.module)
         return None if path is None else modules.find(path)
     except DspexError as error:
         raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
