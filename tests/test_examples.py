@@ -172,6 +172,8 @@ def test_own_program(provider: Provider) -> None:
         "reply: We will.",
         "requests: 2",
         "summary: Charged twice.",
+        "signed: We will.",
+        "version 2 signed: We will.",
     ]
 
 

@@ -81,7 +81,8 @@ def test_what_is_no_program_is_refused(
         ("tests.programs:value", "not a class but int"),
         ("tests.programs:NoModule", "not a subclass of dspy.Module"),
         ("tests.bad_programs.absent:Router", "no module 'tests.bad_programs.absent'"),
-        ("tests.programs.Router", "'package.module:Class'"),
+        ("tests.programs.Router", "did you mean 'tests.programs:Router'"),
+        ("elsewhere.programs.Router", "'package.module:Class'"),
     ],
 )
 def test_what_is_no_program_says_what_to_do(runtime: dspex.Runtime, path: str, said: str) -> None:

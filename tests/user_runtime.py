@@ -10,7 +10,13 @@ import pytest
 import dspex
 from tests.provider import Provider, echo
 
-ALLOWED = ("tests.programs", "tests.bad_programs", "tests.commands", "tests.typed_programs")
+ALLOWED = (
+    "tests.programs",
+    "tests.bad_programs",
+    "tests.commands",
+    "tests.typed_programs",
+    "tests.learners",
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ Takes its model from DSPEX_LM and LM_BASE_URL, as quickstart.py does. Run it as
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import dspex
 
@@ -26,6 +27,11 @@ def main() -> None:
         print("reply:", routed.reply)
         print("requests:", len(routed.requests))
         print("summary:", adapter.generate(MESSAGE, module="shop.support:Summary").summary)
+        program = adapter.program("shop.support:Reply", arguments={"sender": "Kim"})
+        print("signed:", program(message=MESSAGE).reply)
+        # What an optimizer has learned, as module.save("reply.json") wrote it: calls go on meanwhile.
+        version = program.swap(Path(__file__).parent / "reply.json")
+        print("version", version, "signed:", program(message=MESSAGE).reply)
 
 
 if __name__ == "__main__":

@@ -35,3 +35,16 @@ class Summary(dspy.Module):
     async def aforward(self, message: str) -> dspy.Prediction:
         """One request."""
         return await self.predict.acall(message=message)
+
+
+class Reply(dspy.Module):
+    """Answers in somebody's name."""
+
+    def __init__(self, sender: str) -> None:
+        super().__init__()
+        self.sender = sender
+        self.write = dspy.Predict("message, sender -> reply")
+
+    def forward(self, message: str) -> dspy.Prediction:
+        """One request."""
+        return self.write(message=message, sender=self.sender)

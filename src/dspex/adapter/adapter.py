@@ -319,7 +319,7 @@ class DSPyAdapter:
             RuntimeError: Called on the runtime's own event loop; await ``aprogram`` there.
         """
         made = Program(self, named(module), _with_arguments(how, arguments))
-        made.swap(state)
+        made._load(state, "aprogram")
         return made
 
     async def aprogram(

@@ -117,11 +117,7 @@ class Program:
             DspexError: The program could not be built.
             RuntimeError: Called on the runtime's own event loop; await ``aswap`` there.
         """
-        runtime = self._adapter._open
-        saved = None if state is None else runtime.states.read(state)
-        question = self._asked(saved, **self._how)
-        runtime.portal.run(lambda: self._build(question), "aswap")
-        return self._switch(saved)
+        return self._load(state, "aswap")
 
     async def aswap(self, state: Given | None) -> int:
         """``swap`` for event loops."""
@@ -145,6 +141,13 @@ class Program:
                 raise InvalidOption(f"there is no version before {self.version} to go back to")
             self._versions = self._versions[:-1]
             return self.version
+
+    def _load(self, state: Given | None, twin: str) -> int:
+        runtime = self._adapter._open
+        saved = None if state is None else runtime.states.read(state)
+        question = self._asked(saved, **self._how)
+        runtime.portal.run(lambda: self._build(question), twin)
+        return self._switch(saved)
 
     def _asked(
         self,

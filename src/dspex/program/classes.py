@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 from dspex.errors import ModuleNotFound
-from dspex.program.entries import MODULES
 
 _PREFIX = "dspy."
 
@@ -21,8 +20,8 @@ def named(module: object) -> str:
         return module
     if not isinstance(module, type):
         raise _of_no_class(module)
-    if module.__module__.startswith(_PREFIX) and _PREFIX + module.__name__ in MODULES:
-        return _PREFIX + module.__name__
+    if module.__module__.startswith(_PREFIX):
+        return _PREFIX + module.__name__  # of DSPy's own; the catalogue knows which of them there are
     name = _name_in_its_module(module)
     return f"{module.__module__}:{name}"
 

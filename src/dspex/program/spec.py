@@ -83,12 +83,13 @@ def _without_state(
     entry: catalogue.ModuleEntry, options: Mapping[str, Any] | None
 ) -> tuple[Mapping[str, Any] | None, bytes]:
     """The options of the module itself, and the state that was given beside them."""
-    state = options.get("state") if isinstance(options, dict) else None
-    if state is None or options is None:
+    if not isinstance(options, dict) or "state" not in options:
         return options, b""
-    if not isinstance(state, Saved):
+    state = options["state"]
+    if state is not None and not isinstance(state, Saved):
         raise InvalidOption(
             f"option 'state' of {entry.name} takes a path to a JSON file, or a dict",
             details={"module": entry.name, "option": "state"},
         )
-    return {name: value for name, value in options.items() if name != "state"}, state.encoded
+    own = {name: value for name, value in options.items() if name != "state"}
+    return own, b"" if state is None else state.encoded

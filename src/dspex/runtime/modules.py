@@ -14,7 +14,7 @@ from dspex.pool.pool import LocalPool
 from dspex.pool.work import Work
 from dspex.program import forms
 from dspex.program.described import Description
-from dspex.program.importpath import require_allowed
+from dspex.program.importpath import is_allowed, require_allowed, shown
 from dspex.program.signature import Signature
 from dspex.runtime.call import PoolFor, Question
 from dspex.wire.payloads import discard, encode_arguments, take
@@ -57,6 +57,20 @@ class Described(Generic[D]):
         """
         require_allowed(path, self._allow_modules)
         return self._known.get(path)
+
+    def suggest(self, name: str) -> None:
+        """Refuse a name with dots alone that one of the allowed modules may have meant.
+
+        Raises:
+            ModuleNotFound: It is one; the message has it with a colon.
+        """
+        module, dot, program = name.rpartition(".")
+        if dot and is_allowed(module, self._allow_modules):
+            raise ModuleNotFound(
+                f"{shown(name)} names no program: a colon goes before the class; did you mean "
+                f"'{module}:{program}'?",
+                details={"module": name},
+            )
 
     async def describe(self, path: str, pool: Callable[[], LocalPool], deadline: float | None) -> D:
         """The description, from a worker if it is not known; on the runtime's loop.
@@ -171,6 +185,8 @@ def known(question: Question, modules: Modules) -> Description | None:
     """
     path = question.path()
     try:
+        if path is None:
+            modules.suggest(question.module)
         return None if path is None else modules.find(path)
     except DspexError as error:
         raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)

@@ -10,8 +10,9 @@ from typing import Any
 
 import dspy
 
-from dspex.errors import LMNotConfigured
+from dspex.errors import InvalidOption, LMNotConfigured
 from dspex.types import LMSpec
+from dspex.worker import faults
 from dspex.worker.allowed import load_allowed
 from dspex.worker.routing import build_lm
 
@@ -101,11 +102,32 @@ class LMs:
             case "two_step":
                 second = build_lm(spec.extraction, self._allow_modules) if spec.extraction else lm
                 return dspy.TwoStepAdapter(extraction_model=second)
-        return load_allowed(spec.adapter, self._allow_modules)()
+        return _users_adapter(spec.adapter, load_allowed(spec.adapter, self._allow_modules))
 
     def secrets(self) -> list[str]:
         """The keys that this worker holds, for scrubbing what leaves it."""
         return [secret for spec in self._specs.values() for secret in spec.secrets]
+
+
+def _users_adapter(path: str, found: Any) -> Any:
+    """A DSPy adapter of the user's own.
+
+    Raises:
+        InvalidOption: It is no class of that kind.
+        PythonError: Its constructor failed, or needs arguments.
+    """
+    if not isinstance(found, type) or not issubclass(found, dspy.Adapter):
+        raise InvalidOption(
+            f"LM(adapter={path!r}) is no DSPy adapter: name a subclass of dspy.Adapter, such as of "
+            "dspy.ChatAdapter, that is made without arguments",
+            details={"option": "adapter"},
+        )
+    try:
+        return found()
+    except BaseException as error:
+        raise faults.python_error(
+            f"the constructor of {path}, called without arguments, failed: ", error
+        ) from error
 
 
 async def _close(lm: dspy.LM) -> None:
