@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from dspex.lm.profile import LM
     from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.signature import Field, Signature
+    from dspex.rewards import Prediction, Reward
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
         Event,
@@ -103,6 +104,7 @@ _HOMES = {
     "dspex.lm.profile": "LM",
     "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.signature": "Field Signature",
+    "dspex.rewards": "Prediction Reward",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
         "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized WorkerDraining "
@@ -159,6 +161,7 @@ __all__ = [
     "PoolSaturated",
     "PoolStats",
     "PoolUnhealthy",
+    "Prediction",
     "PythonError",
     "PythonTimeout",
     "QueueTimeout",
@@ -167,6 +170,7 @@ __all__ = [
     "Response",
     "ResultTooLarge",
     "Retry",
+    "Reward",
     "Runtime",
     "RuntimeStats",
     "SandboxError",

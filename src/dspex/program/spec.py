@@ -54,4 +54,9 @@ def make(
     entry = catalogue.find(module)
     checked = signature_.of(signature)
     catalogue.fit(entry, checked)
-    return ProgramSpec(entry.name, checked, options_.check(entry, options))
+    wanted = options_.check(entry, options)
+    if entry.of is not None:
+        inner = options_.inside(entry, wanted.get("of"))
+        catalogue.fit(inner, checked)
+        wanted["of"] = inner.name
+    return ProgramSpec(entry.name, checked, wanted)

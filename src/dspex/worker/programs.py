@@ -64,7 +64,7 @@ class Programs:
         spec = _decode_spec(encoded)
         size = len(bytes(encoded))
         if not is_path(spec.module):
-            program = build(spec)
+            program = build(spec, allow_modules)
             self.keep(fingerprint, program, size)
             return program
         lock = self._building.setdefault(fingerprint, asyncio.Lock())

@@ -9,7 +9,7 @@ import dspy
 from dspex.errors import LMNotConfigured
 from dspex.wire.values import encode_result
 from dspex.worker import engine
-from dspex.worker.built import Runnable
+from dspex.worker.built import Program, Runnable
 
 # Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
 _QUIET = {
@@ -45,7 +45,7 @@ def run_blocking(program: Runnable, inputs: dict[str, Any], lm: dspy.BaseLM, ada
         InvalidInput: An input was refused; no LM was asked.
     """
     checked = program.check(inputs)
-    with _context(lm, adapter):
+    with _context(program, lm, adapter):
         prediction = program.module(**checked)
     return _answer(program, prediction)
 
@@ -55,12 +55,15 @@ async def run_awaited(
 ) -> list[bytes]:
     """``run_blocking`` for a program that has an asynchronous form."""
     checked = program.check(inputs)
-    with _context(lm, adapter):
+    with _context(program, lm, adapter):
         prediction = await program.module.acall(**checked)
     return _answer(program, prediction)
 
 
-def _context(lm: dspy.BaseLM, adapter: Any) -> Any:
+def _context(program: Runnable, lm: dspy.BaseLM, adapter: Any) -> Any:
+    if isinstance(program, Program) and program.generation:
+        # A copy asks through the same engines, and so through the same connections.
+        lm = lm.copy(**program.generation)
     return dspy.context(lm=lm, adapter=adapter, **_QUIET, **{engine.IN_DSPY: engine.current.get(None)})
 
 
