@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         ZygoteLost,
         ZygoteStarted,
     )
+    from dspex.tools import Allow, Deny, MCPServer, Tool, ToolRecord, ToolRequest
     from dspex.types import Limits, LMRequest, LMSpec, Retry, Usage, command, module
     from dspex.wire.values import Unsendable
 
@@ -110,6 +111,7 @@ _HOMES = {
         "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized WorkerDraining "
         "WorkerEvent WorkerGone WorkerReady WorkerStarted ZygoteLost ZygoteStarted"
     ),
+    "dspex.tools": "Allow Deny MCPServer Tool ToolRecord ToolRequest",
     "dspex.types": "LMRequest LMSpec Limits Retry Usage command module",
     "dspex.wire.values": "Unsendable",
 }
@@ -118,11 +120,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __version__ = "0.1.0"
 __all__ = [
     "LM",
+    "Allow",
     "BudgetExceeded",
     "CallError",
     "Cancelled",
     "Conflict",
     "DSPyAdapter",
+    "Deny",
     "DspexError",
     "Event",
     "Field",
@@ -145,6 +149,7 @@ __all__ = [
     "LMUnsupported",
     "Limits",
     "LocalModelProgress",
+    "MCPServer",
     "ModuleNotFound",
     "NotAllowed",
     "ParseError",
@@ -182,7 +187,10 @@ __all__ = [
     "StateError",
     "StoreError",
     "Timing",
+    "Tool",
     "ToolError",
+    "ToolRecord",
+    "ToolRequest",
     "UnknownProgram",
     "UnknownProvider",
     "UnknownSession",

@@ -27,6 +27,7 @@ class ModuleEntry:
         reserved: Names that no field of a signature may have, because the module uses them itself.
         needs: What a call has to bring or the installation to have, beside inputs. ``"completions"`` are
             made by dspex.
+        optional: What a call may bring.
         of: The module that it runs inside unless its option ``of`` names another; None for most.
         shared: Whether it may run beside other calls on a worker's loop; else a worker runs it alone, and can
             be ended for it.
@@ -43,6 +44,7 @@ class ModuleEntry:
     takes_generation: bool = False
     reserved: frozenset[str] = frozenset()
     needs: frozenset[Need] = frozenset()
+    optional: frozenset[Need] = frozenset()
     of: str | None = None
     shared: bool = True
     repeatable: bool = True
@@ -52,6 +54,17 @@ class ModuleEntry:
     def options(self) -> dict[str, Option]:
         """All its options by name."""
         return {**self.generation, **self.own}
+
+    def around(self, inner: ModuleEntry) -> ModuleEntry:
+        """This one with another inside: what holds for both together."""
+        return replace(
+            self,
+            needs=self.needs | inner.needs,
+            optional=self.optional | inner.optional,
+            shared=self.shared and inner.shared,
+            repeatable=self.repeatable and inner.repeatable,
+            status=inner.status,
+        )
 
 
 def _own(*options: Option) -> dict[str, Option]:
@@ -178,6 +191,7 @@ MODULES: Mapping[str, ModuleEntry] = {
             ),
             generation=_EACH,
             needs=_SANDBOX,
+            optional=_TOOLS,
             shared=False,
             status="experimental",
         ),

@@ -93,7 +93,7 @@ def inside(entry: ModuleEntry, name: Any) -> ModuleEntry:
 
     able = [known for known, other in catalogue.MODULES.items() if other.of is None]
     try:
-        inner = catalogue.find(entry.of if name is None else name)
+        inner = catalogue.find(entry.of or "" if name is None else name)
     except ModuleNotFound as error:
         raise InvalidOption(
             f"option 'of' of {entry.name}: {error.message}",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import textwrap
@@ -59,17 +60,15 @@ def name_of(function: Any) -> str:
 
 
 def source_of(function: Any) -> str:
-    """The source of a function as DSPy would show it; where there is none, its name and what it says of itself."""
+    """The source of a function as DSPy would show it; where there is none, its name and what it says."""
     try:
         if (known := _sources.get(function)) is not None:
             return known
     except TypeError:  # it cannot be told from others
         return _read(function)
     found = _read(function)
-    try:
+    with contextlib.suppress(TypeError):
         _sources[function] = found
-    except TypeError:
-        pass
     return found
 
 

@@ -69,8 +69,8 @@ class Program:
         outputs: Names of the outputs in order, those that the module adds included.
         blocking: Whether it has no asynchronous form.
         tell: Takes from a prediction what it tells besides its outputs, by the name of the attribute of
-            ``Response`` that is to have it (``{"trajectory": ...}``). Values are sent as outputs are. For what
-            DSPy's prediction does not have, the module adds it with ``telling``, and this is ``told``.
+            ``Response`` that is to have it (``{"trajectory": ...}``). Values are sent as outputs are. What
+            DSPy's prediction does not have a module adds with ``telling``; this is then ``told``.
         generation: Options of LM requests that DSPy's constructor does not take.
     """
 

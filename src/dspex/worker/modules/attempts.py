@@ -178,20 +178,18 @@ def _told_of(error: Exception) -> dict[str, Any]:
     return {"code": known.code, "message": known.message}
 
 
-def best_of_n(spec: ProgramSpec, inner: Program, allow_modules: list[str]) -> Program:
+def best_of_n(spec: ProgramSpec, inner: Program, reward: Judged) -> Program:
     """A ``BestOfN`` of a built module."""
-    return _made(Best, spec, inner, allow_modules)
+    return _made(Best, spec, inner, reward)
 
 
-def refine(spec: ProgramSpec, inner: Program, allow_modules: list[str]) -> Program:
+def refine(spec: ProgramSpec, inner: Program, reward: Judged) -> Program:
     """A ``Refine`` of a built module."""
-    return _made(Refined, spec, inner, allow_modules)
+    return _made(Refined, spec, inner, reward)
 
 
-def _made(kind: type[Best], spec: ProgramSpec, inner: Program, allow_modules: list[str]) -> Program:
-    own = {name: option.default for name, option in MODULES[spec.module].own.items()}
-    given = {**own, **spec.options}
-    reward = Judged(given["reward"], inner.outputs, allow_modules)
+def _made(kind: type[Best], spec: ProgramSpec, inner: Program, reward: Judged) -> Program:
+    given = {name: option.default for name, option in MODULES[spec.module].own.items()} | spec.options
     allowed = given["fail_count"] or given["N"]
     module = kind(inner, reward, given["N"], given["threshold"], allowed)
     return Program(inner.signature, inner.types, module, inner.outputs, tell=told)
