@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
+    from dspex.adapter.capabilities import Capabilities
     from dspex.adapter.response import Response, Timing
     from dspex.adapter.runtime import Runtime
     from dspex.errors import (
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
 # pydantic, and never DSPy.
 _HOMES = {
     "dspex.adapter.adapter": "DSPyAdapter",
+    "dspex.adapter.capabilities": "Capabilities",
     "dspex.adapter.response": "Response Timing",
     "dspex.adapter.runtime": "Runtime",
     "dspex.errors": (
@@ -124,6 +126,7 @@ __all__ = [
     "BudgetExceeded",
     "CallError",
     "Cancelled",
+    "Capabilities",
     "Conflict",
     "DSPyAdapter",
     "Deny",

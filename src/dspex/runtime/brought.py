@@ -10,6 +10,7 @@ from typing import Any
 from dspex.errors import InvalidOption
 from dspex.program import catalogue
 from dspex.program.importpath import require_allowed
+from dspex.program.installed import Catalogue
 from dspex.program.options import inside
 from dspex.program.rewards import CALLED
 from dspex.program.toolspec import CallersTool, look_at
@@ -39,7 +40,11 @@ class Brought:
 
 
 def look(
-    module: str, options: Mapping[str, Any], tools: Sequence[Any] | None, allow_modules: Collection[str]
+    module: str,
+    options: Mapping[str, Any],
+    tools: Sequence[Any] | None,
+    allow_modules: Collection[str],
+    installed: Catalogue | None = None,
 ) -> Brought:
     """What a call of a module brings.
 
@@ -48,16 +53,21 @@ def look(
         options: Its options as they were given.
         tools: Its tools as they were given.
         allow_modules: Where what a worker loads may come from.
+        installed: What of the table of modules is installed; None is all of it.
 
     Raises:
-        ModuleNotFound: There is no such module.
+        ModuleNotFound: There is no such module, or this DSPy lacks it.
         InvalidOption: Tools are missing, or one of them cannot be one.
         NotAllowed: The settings do not allow an import path.
     """
     entry = catalogue.find(module)
+    if installed is not None:
+        installed.require(entry)
     name, reward = entry.name, None
     if entry.of is not None and isinstance(options, Mapping):
         inner = inside(entry, options.get("of"))
+        if installed is not None:
+            installed.require(inner)
         entry, name, reward = entry.around(inner), inner.name, options.get("reward")
     found = _tools(entry, name, tools, allow_modules)
     functions = by_name(found)

@@ -23,6 +23,7 @@ from dspex.program import described, prompt, signature
 from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
 from dspex.program.importpath import is_path, name_of
+from dspex.program.installed import Catalogue
 from dspex.program.spec import ProgramSpec, make
 from dspex.program.toolspec import CallersTool
 from dspex.runtime.brought import look
@@ -235,6 +236,7 @@ def prepare(
     *,
     users: Description | None = None,
     allow_modules: Collection[str] = (),
+    catalogue: Catalogue | None = None,
     on_loop: bool = False,
 ) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
@@ -245,6 +247,7 @@ def prepare(
         max_payload: The most bytes that the inputs may have.
         users: What is known of the program, when it is one of the user's own.
         allow_modules: Where tools and rewards by import path may come from.
+        catalogue: What of the table of modules is installed; None is all of it.
         on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
     Raises:
@@ -254,7 +257,7 @@ def prepare(
         if users is None:
             wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
             sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
-            brought = look(question.module, question.options, question.tools, allow_modules)
+            brought = look(question.module, question.options, question.tools, allow_modules, catalogue)
             spec = make(brought.entry.name, sig, question.options, brought.tools)
             functions = brought.functions
             shared, repeatable = brought.shared, brought.repeatable
@@ -335,6 +338,7 @@ async def _ask(
             tenant=prepared.question.caller.tenant,
             batch=prepared.question.caller.batch,
             repeatable=prepared.repeatable,
+            debug=prepared.question.debug,
             callbacks=callbacks,
             admitted=prepared.started,
         )

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from dspex.wire.blobs import Blob
 from dspex.wire.messages import Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
-from dspex.worker import faults, users
+from dspex.worker import engine, faults, users
 from dspex.worker.build import build
 from dspex.worker.built import Runnable
 from dspex.worker.run import Nobody, run_awaited, run_blocking
@@ -60,7 +61,11 @@ class Commands:
 
     async def _execute_module(self, call: Call, args: Args) -> list[bytes]:
         programs = self._worker.programs
-        program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
+        program = programs.find(call.fingerprint)
+        if program is None:
+            begun = time.monotonic()
+            program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
+            engine.scope_of_call().built = time.monotonic() - begun
         encoded: list[bytes]
         if program.blocking:
             encoded = await self._place.blocking(lambda: self._run_blocking(program, call.lm, args))

@@ -47,7 +47,7 @@ def run_blocking(program: Runnable, inputs: dict[str, Any], lm: dspy.BaseLM, ada
     checked = program.check(inputs)
     with _context(program, lm, adapter):
         prediction = program.module(**checked)
-    return _answer(program, prediction)
+    return _answer(program, prediction, adapter)
 
 
 async def run_awaited(
@@ -57,7 +57,7 @@ async def run_awaited(
     checked = program.check(inputs)
     with _context(program, lm, adapter):
         prediction = await program.module.acall(**checked)
-    return _answer(program, prediction)
+    return _answer(program, prediction, adapter)
 
 
 def _context(program: Runnable, lm: dspy.BaseLM, adapter: Any) -> Any:
@@ -67,7 +67,7 @@ def _context(program: Runnable, lm: dspy.BaseLM, adapter: Any) -> Any:
     return dspy.context(lm=lm, adapter=adapter, **_QUIET, **{engine.IN_DSPY: engine.current.get(None)})
 
 
-def _answer(program: Runnable, prediction: Any) -> list[bytes]:
+def _answer(program: Runnable, prediction: Any, adapter: Any) -> list[bytes]:
     names = program.outputs_of(prediction)
     answer: dict[str, Any] = {"outputs": {name: _plain(prediction[name]) for name in names}}
     completions = prediction.completions
@@ -75,9 +75,15 @@ def _answer(program: Runnable, prediction: Any) -> list[bytes]:
         answer["completions"] = [
             {name: _plain(completions[name][index]) for name in names} for index in range(len(completions))
         ]
-    called = engine.scope_of_call().tool_calls
-    if called:
-        answer["tool_calls"] = called
+    scope = engine.scope_of_call()
+    if scope.tool_calls:
+        answer["tool_calls"] = scope.tool_calls
+    if scope.messages is not None:
+        answer["messages"] = scope.messages
+    if scope.built:
+        answer["built"] = scope.built
+    if adapter is not None:
+        answer["adapter"] = type(adapter).__name__
     return encode_result({**answer, **program.told_by(prediction)})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import dspy
 from dspex.program.spec import ProgramSpec
 from dspex.worker.built import Program, telling, told
 from dspex.worker.signatures import dspy_signature, input_types
+from dspex.worker.threads import side_by_side
 
 _STOCK_TEMPERATURE = 0.7
 
@@ -31,23 +31,12 @@ class Comparison(dspy.MultiChainComparison):  # type: ignore[misc]
 
     async def aforward(self, **inputs: Any) -> Any:
         """Make the attempts, and compare them."""
-        attempts = await self._attempts(inputs)
+        attempts = await side_by_side(self._attempt(number, inputs) for number in range(self.M))
         # DSPy's own forward makes the request; what stands in for its predictor only takes it down.
         stand_in = SimpleNamespace(M=self.M, last_key=self.last_key, predict=dict)
         asked = dspy.MultiChainComparison.forward(stand_in, attempts, **inputs)
         prediction = await self.predict.acall(**asked)
         return telling(prediction, trajectory=attempts)
-
-    async def _attempts(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """All of them, or the error of the first that fails, and the others are stopped."""
-        tasks = [asyncio.ensure_future(self._attempt(number, inputs)) for number in range(self.M)]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            # Their requests are settled before the call's end is told.
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _attempt(self, number: int, inputs: dict[str, Any]) -> dict[str, Any]:
         # As users of DSPy tell samples apart: with a cache, all would be the first one's.
