@@ -98,7 +98,7 @@ def test_they_ask_what_dspy_asks(case: Case, serving: tuple[Provider, dspex.Runt
         (dspex.Reward.exact_match(["rome", "paris"], field="answer"), "The Paris."),
         (dspex.Reward.contains("LYON"), "Not Lyon, surely"),
         (dspex.Reward.json_schema({"type": "object", "required": ["city"]}), '{"city": 1}'),
-        ("tests.rewarding:short", '{"city": 1}'),
+        ("tests.rewarding:short", "The Paris."),
     ],
     ids=["exact", "exact-any", "contains", "schema", "path"],
 )
@@ -244,5 +244,5 @@ def test_the_inner_module_has_its_options_and_its_tools(serving: tuple[Provider,
         max_iters=2,
     )
     assert (got.answer, called) == ("good", ["here"])
-    assert {request.json["temperature"] for request in provider.requests} == {0.25}
+    assert {request.body["temperature"] for request in provider.requests} == {0.25}
     assert got.trajectory[0]["trajectory"]["observation_0"] == "nothing"

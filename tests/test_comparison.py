@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +11,11 @@ import pytest
 
 import dspex
 from tests.equivalence import Case, in_dspex, in_dspy
-from tests.provider import Provider, Request, fault, fields, sequence
+from tests.provider import Provider, delayed, fault, fields, sequence
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+# Seconds after which the provider answers; many times what requests that are sent together are apart.
+LATE = 1.0
 KEY = "sk-canary-9d1e77"
 MCC: dict[str, Any] = {"module": "MultiChainComparison", "signature": "question -> answer"}
 
@@ -23,7 +24,9 @@ MCC: dict[str, Any] = {"module": "MultiChainComparison", "signature": "question 
 def serving() -> Iterator[tuple[Provider, dspex.Runtime]]:
     with Provider() as provider:
         lm = dspex.LM("openai/x", base_url=provider.base_url, api_key=KEY, retry=dspex.Retry(attempts=1))
-        with dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)}) as runtime:
+        settings = dspex.Settings(allow_modules=("tests.ordered",))
+        pools = {"general": dspex.PoolOptions(workers=1)}
+        with dspex.Runtime(lm, pools=pools, settings=settings) as runtime:
             yield provider, runtime
 
 
@@ -70,26 +73,20 @@ def test_the_comparison_asks_what_dspy_asks(case: Case, serving: tuple[Provider,
     assert ours.outputs == stock.outputs
 
 
-def together(number: int, reply: Any) -> Any:
-    """A script whose first answers come when so many requests are there."""
-    barrier = threading.Barrier(number)
-    count = iter(range(10_000))
-
-    def answer(_: Request) -> Any:
-        if next(count) < number:
-            barrier.wait(30)
-        return reply()
-
-    return answer
+def are_together(provider: Provider, number: int) -> bool:
+    """Whether so many requests were there before the first was answered."""
+    first, *_, last = sorted(request.at for request in provider.requests[:number])
+    return last < first + LATE
 
 
 def test_the_attempts_are_made_side_by_side(runtime: dspex.Runtime, provider: Provider) -> None:
     """If this failed, five attempts would take as long as five calls."""
-    provider.reply = together(5, lambda: fields(reasoning="r", answer="a", rationale="c"))
+    provider.reply = lambda _: delayed(LATE, fields(reasoning="r", answer="a", rationale="c"))
     got = runtime.adapter().generate("?", M=5, **MCC)
     assert list(got.outputs) == ["rationale", "answer"]
     assert got.trajectory == [{"reasoning": "r", "answer": "a"}] * 5
     assert len(got.requests) == 6
+    assert are_together(provider, 5)
 
 
 def test_one_failed_attempt_fails_the_call(runtime: dspex.Runtime, provider: Provider) -> None:
@@ -111,32 +108,30 @@ def test_names_that_the_module_uses_are_refused(signature: str, runtime: dspex.R
 
 def test_several_completions_are_made_side_by_side(runtime: dspex.Runtime, provider: Provider) -> None:
     """If this failed, n=4 would take as long as four calls; and each is to be counted."""
-    provider.reply = together(4, lambda: fields(answer="a"))
+    provider.reply = lambda _: delayed(LATE, fields(answer="a"))
     got = runtime.adapter().generate("?", signature="question -> answer", n=4)
     assert len(got.requests) == len(got.completions) == 4
-    assert [json.loads(request.post.data) for request in provider.requests] == [
-        json.loads(provider.requests[0].post.data)
-    ] * 4
+    assert are_together(provider, 4)
+    assert [request.body for request in provider.requests] == [provider.requests[0].body] * 4
+
+
+def test_completions_are_in_the_order_of_their_requests(runtime: dspex.Runtime) -> None:
+    """If this failed, the first completion, which gives the outputs, would be whichever came first."""
+    lm = dspex.LM("openai/x", engine="tests.ordered:Backwards")
+    got = runtime.adapter(lm=lm).generate("?", signature="question -> answer", n=4)
+    assert [each["answer"] for each in got.completions] == [f"number {number}" for number in range(4)]
+    assert got.answer == "number 0"
 
 
 def test_completions_wait_at_the_gate(provider: Provider, runtime: dspex.Runtime) -> None:
     """If this failed, n would be a way around a limit."""
-    most, now, lock = [0], [0], threading.Lock()
-
-    def answer(_: Request) -> Any:
-        with lock:
-            now[0] += 1
-            most[0] = max(most[0], now[0])
-        reply = fields(answer="a")
-        with lock:
-            now[0] -= 1
-        return reply
-
-    provider.reply = answer
+    provider.reply = lambda _: delayed(0.2, fields(answer="a"))
     lm = dspex.LM("openai/x", base_url=provider.base_url, api_key="k", limits=dspex.Limits(in_flight=2))
     got = runtime.adapter(lm=lm).generate("?", signature="question -> answer", n=8)
-    assert len(got.completions) == 8
-    assert most[0] <= 2
+    assert got.completions == [{"answer": "a"}] * 8
+    arrived = sorted(request.at for request in provider.requests)
+    # The third comes when one of the first two has been answered, and so on.
+    assert all(later - earlier >= 0.2 for earlier, later in zip(arrived, arrived[2:], strict=False))
 
 
 def test_generation_options_reach_modules_that_take_none(runtime: dspex.Runtime, provider: Provider) -> None:
@@ -146,7 +141,7 @@ def test_generation_options_reach_modules_that_take_none(runtime: dspex.Runtime,
         """Look."""
         return "x"
 
-    for options in ({"temperature": 0.25, "max_tokens": 9, "seed": 3}, {}):
+    for options in ({"temperature": 0.25, "top_p": 0.5, "seed": 3}, {}):
         provider.requests.clear()
         provider.reply = sequence(
             fields(next_thought="t", next_tool_name="finish", next_tool_args={}),
@@ -154,7 +149,7 @@ def test_generation_options_reach_modules_that_take_none(runtime: dspex.Runtime,
         )
         adapter = runtime.adapter()
         adapter.generate("?", module="ReAct", signature="q -> answer", tools=[look], options=options)
-        bodies = [request.json for request in provider.requests]
+        bodies = [request.body for request in provider.requests]
         assert len(bodies) == 2
         for body in bodies:
             assert {name: body[name] for name in options} == options

@@ -9,9 +9,9 @@ import pytest
 import dspex
 from dspex.program.entries import MODULES
 from dspex.program.installed import Catalogue, Installed, merged
+from dspex.wire.messages import NOTHING
 from dspex.worker.build import can_build
 from dspex.worker.installed import installed, look_at
-from dspex.wire.messages import NOTHING
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 # What DSPy's constructor does not take, because dspex makes it or the call brings it.

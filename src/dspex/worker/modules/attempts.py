@@ -148,19 +148,17 @@ def _hinting(adapter: Any, advice: dict[str, str], names: dict[Any, str]) -> Any
     """The adapter, with the advice as an input of every request."""
     stock_adapter = adapter or dspy.ChatAdapter()
 
-    def hinted(signature: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        hint = advice.get(names.get(signature, ""), "N/A")
-        described = dspy.InputField(desc="A hint to the module from an earlier run")
-        return signature.append("hint_", described), {**inputs, "hint_": hint}
+    def hinted(signature: Any, inputs: dict[str, Any]) -> Any:
+        # In place, as DSPy does: so the hint is in what the next advice is given of this attempt.
+        inputs["hint_"] = advice.get(names.get(signature, ""), "N/A")
+        return signature.append("hint_", dspy.InputField(desc="A hint to the module from an earlier run"))
 
     class Hinting(type(stock_adapter)):  # type: ignore[misc]
         def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
-            signature, inputs = hinted(signature, inputs)
-            return stock_adapter(lm, lm_kwargs, signature, demos, inputs)
+            return stock_adapter(lm, lm_kwargs, hinted(signature, inputs), demos, inputs)
 
         async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
-            signature, inputs = hinted(signature, inputs)
-            return await stock_adapter.acall(lm, lm_kwargs, signature, demos, inputs)
+            return await stock_adapter.acall(lm, lm_kwargs, hinted(signature, inputs), demos, inputs)
 
     # A copy, not a new one: some adapters need arguments.
     made = copy.copy(stock_adapter)
