@@ -86,7 +86,8 @@ def test_they_ask_what_dspy_asks(case: Case, serving: tuple[Provider, dspex.Runt
     provider, runtime = serving
     case = Case(**{**vars(case), "plain": plain})
     stock, ours = in_dspy(case, provider), in_dspex(case, provider, runtime)
-    assert stock.error is None and ours.error is None
+    assert stock.error is None
+    assert ours.error is None
     assert ours.requests == stock.requests
     assert ours.outputs == stock.outputs
 

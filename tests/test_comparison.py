@@ -51,7 +51,7 @@ def plain(case: Case) -> Any:
     return dspy.MultiChainComparison(case.signature, M=number, **config)(completions, **case.inputs)
 
 
-THOUGHT = {"reasoning": "so\nand so", "answer": "yes\nno"}
+THOUGHT: dict[str, Any] = {"reasoning": "so\nand so", "answer": "yes\nno"}
 CASES = [
     Case(f"{name}-{adapter}", [{**THOUGHT, **more}] * number + [{"rationale": "all", **THOUGHT, **more}],
          "MultiChainComparison", signature, options=options, adapter=adapter, plain=plain)
@@ -68,7 +68,8 @@ CASES = [
 def test_the_comparison_asks_what_dspy_asks(case: Case, serving: tuple[Provider, dspex.Runtime]) -> None:
     """If this failed, a comparison would be another than DSPy's forward makes of the same attempts."""
     stock, ours = in_dspy(case, serving[0]), in_dspex(case, *serving)
-    assert stock.error is None and ours.error is None
+    assert stock.error is None
+    assert ours.error is None
     assert ours.requests == stock.requests
     assert ours.outputs == stock.outputs
 
@@ -110,7 +111,7 @@ def test_several_completions_are_made_side_by_side(runtime: dspex.Runtime, provi
     """If this failed, n=4 would take as long as four calls; and each is to be counted."""
     provider.reply = lambda _: delayed(LATE, fields(answer="a"))
     got = runtime.adapter().generate("?", signature="question -> answer", n=4)
-    assert len(got.requests) == len(got.completions) == 4
+    assert len(got.requests) == len(got.completions or []) == 4
     assert are_together(provider, 4)
     assert [request.body for request in provider.requests] == [provider.requests[0].body] * 4
 
@@ -119,7 +120,7 @@ def test_completions_are_in_the_order_of_their_requests(runtime: dspex.Runtime) 
     """If this failed, the first completion, which gives the outputs, would be whichever came first."""
     lm = dspex.LM("openai/x", engine="tests.ordered:Backwards")
     got = runtime.adapter(lm=lm).generate("?", signature="question -> answer", n=4)
-    assert [each["answer"] for each in got.completions] == [f"number {number}" for number in range(4)]
+    assert [each["answer"] for each in got.completions or []] == [f"number {number}" for number in range(4)]
     assert got.answer == "number 0"
 
 
@@ -178,6 +179,7 @@ def test_debug_adds_the_messages(runtime: dspex.Runtime, provider: Provider) -> 
     """If this failed, what a model was sent could not be seen, or a key would be seen with it."""
     provider.reply = lambda _: fields(reasoning="r", answer="yes", rationale="c")
     got = runtime.adapter().generate("Why not?", debug=True, **MCC)
+    assert got.messages is not None
     assert [written["status"] for written in got.messages] == ["ok"] * 4
     for written in got.messages:
         assert [message["role"] for message in written["messages"]] == ["system", "user"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 import msgspec
@@ -39,6 +39,7 @@ def look_at(kind: Any) -> Found:
     """A module's constructor and what its documentation says of its future."""
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     said = (inspect.getdoc(kind) or "").lower()
+    status: Literal["", "experimental", "leaving"]
     status = "leaving" if _LEAVING in said else "experimental" if _EXPERIMENTAL in said else ""
     return Found(
         tuple(_parameter(each) for each in parameters if each.kind is not each.VAR_KEYWORD),
