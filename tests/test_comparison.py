@@ -53,7 +53,7 @@ def plain(case: Case) -> Any:
 
 THOUGHT: dict[str, Any] = {"reasoning": "so\nand so", "answer": "yes\nno"}
 CASES = [
-    Case(f"{name}-{adapter}", [{**THOUGHT, **more}] * number + [{"rationale": "all", **THOUGHT, **more}],
+    Case(f"{name}-{adapter}", [*[{**THOUGHT, **more}] * number, {"rationale": "all", **THOUGHT, **more}],
          "MultiChainComparison", signature, options=options, adapter=adapter, plain=plain)
     for adapter in ("chat", "json", "xml")
     for name, signature, options, more, number in (
