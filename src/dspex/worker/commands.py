@@ -16,7 +16,6 @@ import msgspec
 import pydantic
 
 from dspex.errors import InvalidInput, InvalidOption, NotAllowed
-from dspex.program import catalogue
 from dspex.program.described import refuse_signature
 from dspex.program.importpath import is_allowed, is_path
 from dspex.program.spec import make
@@ -25,7 +24,7 @@ from dspex.wire.blobs import Blob
 from dspex.wire.messages import Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
-from dspex.worker import engine, faults, users
+from dspex.worker import engine, faults, installed, users
 from dspex.worker.build import build
 from dspex.worker.built import Runnable
 from dspex.worker.run import Nobody, run_awaited, run_blocking
@@ -111,7 +110,7 @@ class Commands:
             return encode_result(
                 {
                     "commands": self._known(),
-                    "modules": list(catalogue.MODULES),
+                    "modules": list(installed.installed().modules),
                     "dspy": dspy.__version__,
                 }
             )
