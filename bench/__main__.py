@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, echo, faults, large, litellm, modules, processes, tools
+from bench import calls, comparison, echo, faults, large, litellm, processes, tools
 from bench.measure import Row, write
 
 SUITES = {
@@ -25,9 +25,9 @@ SUITES = {
     "processes": processes.rows,
     "faults": faults.rows,
     "large": large.rows,
-    "modules": modules.rows,
     "litellm": litellm.rows,
     "tools": tools.rows,
+    "comparison": comparison.rows,
 }
 
 

@@ -221,7 +221,7 @@ def test_the_price_is_told_or_that_it_is_not_known(
         completions=None,
         usage=Usage(1, 1),
         cost=cost,
-        timing=Timing(0.0, 0.0, 0.0, 0.0),
+        timing=Timing(0.0, 0.0, 0.0, 0.0, 0.0),
         attempts=1,
         requests=[],
         worker=1,

@@ -27,6 +27,7 @@ def test_one_module_with_its_options(name: str) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("dspy.ChainOfThought  ")
     assert "Adds outputs: reasoning." in ran.stdout
+    assert "Needs: nothing. Runs beside other calls." in ran.stdout
     for option in MODULES["dspy.ChainOfThought"].options.values():
         (line,) = [line for line in ran.stdout.splitlines() if line.startswith(f"{option.name} ")]
         assert option.type in line
@@ -44,6 +45,7 @@ def test_json() -> None:
         "name": "temperature",
         "type": "a number from 0 to 2",
         "default": None,
+        "required": False,
         "summary": MODULES["dspy.Predict"].options["temperature"].summary,
     }
 

@@ -105,7 +105,7 @@ def test_every_row_is_of_a_class_that_there_is() -> None:
 def test_the_rows_of_other_packages_catch_all_of_theirs() -> None:
     """If this failed, a schema or an HTTP request of the user's own code would be taken for the LM's."""
     import httpx
-    import jsonschema  # type: ignore[import-untyped]
+    import jsonschema
     import pydantic
 
     kinds = [

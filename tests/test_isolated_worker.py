@@ -120,7 +120,8 @@ class Zygote:
         alone = Alone(await self._client.fork(msgspec.structs.replace(made, **options), on_exit))
         self.workers.append(alone)
         ready = await alone.until(lambda m: isinstance(m, Ready))
-        assert ready == Ready(PROTOCOL)
+        assert isinstance(ready, Ready)
+        assert ready.protocol == PROTOCOL
         return alone
 
 

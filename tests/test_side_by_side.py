@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import dspex
-from dspex.worker.together import together
+from dspex.worker.threads import side_by_side
 from tests.processes import until
 from tests.provider import Provider, Reply, Request, delayed, fault, fields
 
@@ -125,10 +125,10 @@ def test_one_that_fails_ends_the_others() -> None:
 
     async def run() -> None:
         with pytest.raises(ValueError, match="first"):
-            await together([waits("a"), fails(), waits("b")])
+            await side_by_side([waits("a"), fails(), waits("b")])
         assert sorted(ended) == ["a", "b"]
         ended.clear()
-        task = asyncio.ensure_future(together([waits("c"), waits("d")]))
+        task = asyncio.ensure_future(side_by_side([waits("c"), waits("d")]))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

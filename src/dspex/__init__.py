@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
+    from dspex.adapter.capabilities import Capabilities
     from dspex.adapter.described import Described, DescribedField, DescribedOption
     from dspex.adapter.program import Program
     from dspex.adapter.response import Response, Timing
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from dspex.media.turns import Citation, Citations, History, ToolCall, ToolCalls
     from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.signature import Field, Signature
+    from dspex.rewards import Prediction, Reward
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
         Event,
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
 # pydantic, and never DSPy.
 _HOMES = {
     "dspex.adapter.adapter": "DSPyAdapter",
+    "dspex.adapter.capabilities": "Capabilities",
     "dspex.adapter.program": "Program",
     "dspex.adapter.described": "Described DescribedField DescribedOption",
     "dspex.adapter.response": "Response Timing",
@@ -114,6 +117,7 @@ _HOMES = {
     "dspex.media.turns": "Citation Citations History ToolCall ToolCalls",
     "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.signature": "Field Signature",
+    "dspex.rewards": "Prediction Reward",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
         "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized WorkerDraining "
@@ -133,6 +137,7 @@ __all__ = [
     "BudgetExceeded",
     "CallError",
     "Cancelled",
+    "Capabilities",
     "Citation",
     "Citations",
     "Code",
@@ -185,6 +190,7 @@ __all__ = [
     "PoolSaturated",
     "PoolStats",
     "PoolUnhealthy",
+    "Prediction",
     "Program",
     "PythonError",
     "PythonTimeout",
@@ -195,6 +201,7 @@ __all__ = [
     "Response",
     "ResultTooLarge",
     "Retry",
+    "Reward",
     "Runtime",
     "RuntimeStats",
     "SandboxError",

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dspex import checks
+from dspex.adapter.capabilities import Capabilities, found
 from dspex.adapter.described import Described, of_module, of_program, of_signature
 from dspex.adapter.program import Program
 from dspex.adapter.response import Response, Timing, json_ready
@@ -168,6 +169,14 @@ class DSPyAdapter:
             name = model if slash and prefix in names else f"{provider}/{model}"
         self._lm = LM(name, **config)
         return self._lm
+
+    def capabilities(self) -> Capabilities:
+        """What can be done here. Nothing is asked of anybody, so this works anywhere.
+
+        What workers have told is there once the first of them is ready; before that, and without a runtime,
+        it is what this version of dspex knows.
+        """
+        return found(None if self._runtime is None else self._runtime.core.catalogue)
 
     # Calls
 
@@ -437,6 +446,7 @@ class DSPyAdapter:
             users=users,
             declared=declared,
             allow_modules=settings.allow_modules,
+            catalogue=self._open.core.catalogue,
             on_loop=on_loop,
         )
 
@@ -456,7 +466,7 @@ class DSPyAdapter:
         return await send(prepared, partial(core.pool, self._pool), core.models, core.functions)
 
     def _response(self, answer: Answer) -> Response:
-        requests = answer.requests
+        requests, trajectory = answer.requests, answer.told.get("trajectory")
         return Response(
             json_ready(answer.outputs) if self._json else answer.outputs,
             completions=json_ready(answer.completions) if self._json else answer.completions,
@@ -464,6 +474,7 @@ class DSPyAdapter:
             cost=answer.cost,
             timing=Timing(
                 queued=answer.done.queued,
+                built=answer.told.get("built", 0.0),
                 run=answer.done.seconds,
                 model=sum(request.seconds for request in requests),
                 total=answer.total,
@@ -472,9 +483,9 @@ class DSPyAdapter:
             requests=requests,
             worker=answer.done.worker,
             request_id=answer.request_id,
-            trajectory=json_ready(answer.told.get("trajectory"))
-            if self._json
-            else answer.told.get("trajectory"),
+            adapter=answer.told.get("adapter"),
+            trajectory=json_ready(trajectory) if self._json else trajectory,
+            messages=answer.told.get("messages"),
             tool_calls=[ToolRecord(**called) for called in answer.told.get("tool_calls", ())],
             model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
         )

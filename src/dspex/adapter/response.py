@@ -16,12 +16,14 @@ class Timing(msgspec.Struct, frozen=True):
 
     Attributes:
         queued: Waiting for a slot.
-        run: In the worker, the model's time included.
+        built: Building the program in the worker; 0.0 when that had it already.
+        run: In the worker, ``built`` and the model's time included.
         model: In LM requests; those made side by side count each.
         total: From the call to its answer.
     """
 
     queued: float
+    built: float
     run: float
     model: float
     total: float
@@ -42,7 +44,12 @@ class Response:
         timing: Where the time went.
         attempts: How many workers the call was given to; above 1 when one was lost.
         requests: Each LM request that was made.
-        trajectory: What an agent thought, called and saw, as DSPy has it; None for other modules.
+        adapter: The class of the DSPy adapter that was used (``"ChatAdapter"``); None without an LM.
+        trajectory: How the answer came about. What an agent thought, called and saw, as DSPy has it; the
+            attempts of ``MultiChainComparison``; those of ``BestOfN`` and ``Refine``, each with ``outputs``
+            and ``reward`` or with ``error``. None for modules that have none.
+        messages: With ``debug=True`` each attempt of an LM request: ``model``, ``messages`` (``role`` and
+            ``content``), ``status`` and the raw ``reply``; else None.
         tool_calls: Each tool that was called, in order.
         cached: Whether the answer came from dspex's cache.
         worker: Number of the worker that answered.
@@ -51,7 +58,8 @@ class Response:
     """
 
     __slots__ = (
-        "attempts", "cached", "completions", "cost", "model", "outputs", "program_version", "request_id",
+        "adapter", "attempts", "cached", "completions", "cost", "messages", "model", "outputs",
+        "program_version", "request_id",
         "requests", "timing", "tool_calls", "trajectory", "usage", "worker",
     )  # fmt: skip
 
@@ -68,7 +76,9 @@ class Response:
         worker: int,
         request_id: str,
         model: str | None,
-        trajectory: dict[str, Any] | None = None,
+        adapter: str | None = None,
+        trajectory: Any = None,
+        messages: list[dict[str, Any]] | None = None,
         tool_calls: list[ToolRecord] | None = None,
     ) -> None:
         self.outputs = outputs
@@ -79,7 +89,9 @@ class Response:
         self.timing = timing
         self.attempts = attempts
         self.requests = requests
+        self.adapter = adapter
         self.trajectory = trajectory
+        self.messages = messages
         self.tool_calls = tool_calls or []
         self.cached = False
         self.worker = worker
@@ -91,6 +103,11 @@ class Response:
         """The one text: the last output, as JSON if it is not text."""
         value = list(self.outputs.values())[-1]
         return value if isinstance(value, str) else msgspec.json.encode(json_ready(value)).decode()
+
+    @property
+    def finishes(self) -> list[str | None]:
+        """Why the model stopped, for each request that it answered: ``"stop"``, ``"length"``, …"""
+        return [request.finish for request in self.requests if request.status == "ok"]
 
     def __getitem__(self, name: str) -> Any:
         return self.outputs[name]
@@ -122,6 +139,9 @@ class Response:
             "timing": msgspec.to_builtins(self.timing),
             "attempts": self.attempts,
             "requests": msgspec.to_builtins(self.requests),
+            "finishes": self.finishes,
+            "adapter": self.adapter,
+            **({} if self.messages is None else {"messages": json_ready(self.messages)}),
             "trajectory": json_ready(self.trajectory),
             "tool_calls": json_ready(self.tool_calls),
             "cached": self.cached,

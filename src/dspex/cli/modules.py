@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
 import dspex
+from dspex.adapter.capabilities import facts
 from dspex.cli.page import as_json, page, table
 from dspex.cli.show import problem
 from dspex.program.catalogue import MODULES, ModuleEntry, find
+from dspex.program.options import Option
 
 #: Shown under ``dspex modules --help``.
 EXAMPLES = """\b
@@ -44,30 +46,18 @@ def modules(
         problem(error, as_json=json)
         raise typer.Exit(_BAD_USAGE) from None
     if json:
-        as_json(_facts(entry) if entry else [_facts(entry) for entry in MODULES.values()])
+        as_json(facts(entry) if entry else [facts(entry) for entry in MODULES.values()])
     elif entry:
         page(*_one(entry))
     else:
-        rows = [(entry.name, _added(entry), entry.summary) for entry in MODULES.values()]
-        page(table(("MODULE", "ADDS OUTPUTS", "WHAT IT IS FOR"), rows))
-
-
-def _facts(entry: ModuleEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "summary": entry.summary,
-        "adds_outputs": entry.adds_outputs,
-        "repeatable": entry.repeatable,
-        "options": [
-            {"name": option.name, "type": option.type, "default": option.default, "summary": option.summary}
-            for option in entry.options.values()
-        ],
-    }
+        rows = [(entry.name, _added(entry), entry.status, entry.summary) for entry in MODULES.values()]
+        page(table(("MODULE", "ADDS OUTPUTS", "STATUS", "WHAT IT IS FOR"), rows))
 
 
 def _one(entry: ModuleEntry) -> Iterator[RenderableType]:
     yield Text(entry.name, style="bold").append(f"  {entry.summary}", style="not bold")
     yield Text(f"Adds outputs: {_added(entry)}. When its worker is lost, it is {_when_lost(entry)}.")
+    yield Text(f"Needs: {', '.join(sorted(entry.needs)) or 'nothing'}. Runs {_where(entry)}.{_future(entry)}")
     yield Text()
     yield table(
         ("OPTION", "TAKES", "DEFAULT", "MEANING"),
@@ -75,7 +65,7 @@ def _one(entry: ModuleEntry) -> Iterator[RenderableType]:
             (
                 option.name,
                 option.type,
-                "the LM's" if option.default is None else repr(option.default),
+                _default(entry, option),
                 option.summary,
             )
             for option in entry.options.values()
@@ -85,6 +75,24 @@ def _one(entry: ModuleEntry) -> Iterator[RenderableType]:
 
 def _added(entry: ModuleEntry) -> str:
     return ", ".join(entry.adds_outputs) or "none"
+
+
+def _default(entry: ModuleEntry, option: Option) -> str:
+    if option.required:
+        return "(has to be given)"
+    if option.default is not None:
+        return repr(option.default)
+    return "the LM's" if option.name in entry.generation else "none"
+
+
+def _where(entry: ModuleEntry) -> str:
+    return "beside other calls" if entry.shared else "alone in a worker"
+
+
+def _future(entry: ModuleEntry) -> str:
+    return {"experimental": " DSPy calls it experimental.", "leaving": " A later DSPy will not have it."}.get(
+        entry.status, ""
+    )
 
 
 def _when_lost(entry: ModuleEntry) -> str:

@@ -87,6 +87,7 @@ class WorkerHandle:
         born: Monotonic second of its fork.
         idle_since: Monotonic second since which it runs nothing; None while it does.
         was_ready: Whether it ever said that it was ready.
+        installed: What its DSPy has of the table of modules, encoded.
         cause: Why it ends or has ended, as in ``PoolStats.restarts``; None while it goes on.
         reason: The same for people, where there is more to say.
         retiring: Why it will be replaced; None when it will not.
@@ -115,6 +116,7 @@ class WorkerHandle:
         self.born = time.monotonic()
         self.idle_since: float | None = self.born
         self.was_ready = False
+        self.installed = NOTHING
         self.cause: str | None = None
         self.reason: str | None = None
         self.retiring: str | None = None
@@ -223,6 +225,7 @@ class WorkerHandle:
                 work.fingerprint,
                 work.lm_number,
                 seat,
+                work.debug,
             ),
             blob,
         )
@@ -351,12 +354,13 @@ class WorkerHandle:
                 self.pulse.beat()
                 if stalled:  # it was given no calls meanwhile
                     self._told.writable()
-            case Ready(protocol=protocol):
+            case Ready(protocol=protocol, installed=installed):
                 if protocol != PROTOCOL:
                     self.kill("channel", f"it speaks protocol {protocol} and not {PROTOCOL}")
                 elif self._state == "starting":
                     self._state = "ready"
                     self.was_ready = True
+                    self.installed = installed
                     self._kill_in(None)
                     self.idle_since = time.monotonic()
                     self._told.ready(self)

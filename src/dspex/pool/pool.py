@@ -41,6 +41,7 @@ class LocalPool:
         gates: The gates of the runtime's LMs.
         emit: Told of every change of state.
         companion: Gives the pool where a call that may have killed its worker runs alone; None is this one.
+        learn: Told what each worker that is ready says of its DSPy.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LocalPool:
         gates: Gates,
         emit: Callable[[Event], None],
         companion: Callable[[], LocalPool] | None = None,
+        learn: Callable[[msgspec.Raw], None] | None = None,
     ) -> None:
         self.name = name
         self._options = options
@@ -64,6 +66,7 @@ class LocalPool:
         gates.on_watch.append(self._on_watch)
         self._emit = emit
         self._companion = companion
+        self._learn = learn
         self._deadlines = Deadlines(self, options)
         self._tally = Tally()
         self._refusing = False
@@ -83,13 +86,18 @@ class LocalPool:
         self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
         self._dispatch = Dispatch(options, self._slots, self._supervisor, self.end)
         self._listener = Listener(
-            ready=self._supervisor.on_ready,
+            ready=self._on_ready,
             answered=self._on_answer,
             draining=self._on_draining,
             dead=self._on_death,
             writable=self._dispatch.pump,
             strayed=self._tally.strayed,
         )
+
+    def _on_ready(self, worker: WorkerHandle) -> None:
+        if self._learn is not None:
+            self._learn(worker.installed)
+        self._supervisor.on_ready(worker)
 
     def start(self) -> None:
         """Start its workers; returns at once."""

@@ -101,6 +101,7 @@ class Work:
         tenant: Whose call it is, for taking turns; empty when nobody said.
         batch: Whether interactive calls go before it.
         repeatable: Whether it may run again when its worker was lost in the middle.
+        debug: Whether its answer is to have the messages of its LM requests.
         callbacks: Its caller's functions; None when it has none to call.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
@@ -128,6 +129,7 @@ class Work:
     tenant: str = ""
     batch: bool = False
     repeatable: bool = False
+    debug: bool = False
     callbacks: Callbacks | None = None
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dspex.errors import InvalidOption
+from dspex.errors import InvalidOption, ModuleNotFound
 from dspex.program.suggest import nearest
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class Option:
         check: Gives the value as it is sent to the module; TypeError or ValueError when it is not of `type`.
         default: What holds when the option is not given; None leaves it to the LM profile.
         summary: One line for people.
+        parameter: What DSPy's constructor calls it, if it does so by another name.
+        required: Whether a call has to give it.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Option:
     check: Callable[[Any], Any]
     default: Any
     summary: str
+    parameter: str = ""
+    required: bool = False
 
 
 def check(entry: ModuleEntry, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -43,15 +47,20 @@ def check(entry: ModuleEntry, options: Mapping[str, Any] | None) -> dict[str, An
             has ``module``, ``option`` and either ``known`` or ``expected``.
     """
     if options is None:
-        return {}
+        options = {}
     if not isinstance(options, Mapping):
         raise InvalidOption(f"options of {entry.name} are a dict, not {type(options).__name__}")
+    known = entry.options
+    if entry.of is not None:
+        # Those of the module inside, which is a choice of the caller's.
+        inner = inside(entry, options.get("of"))
+        known = {**inner.options, **known}
     checked = {}
     for name in sorted(options, key=str):
         value = options[name]
-        option = entry.options.get(name) if isinstance(name, str) else None
+        option = known.get(name) if isinstance(name, str) else None
         if option is None:
-            raise _unknown(entry, str(name))
+            raise _unknown(entry, str(name), sorted(known))
         if value is None:
             continue
         try:
@@ -61,11 +70,44 @@ def check(entry: ModuleEntry, options: Mapping[str, Any] | None) -> dict[str, An
                 f"option {name!r} of {entry.name} takes {option.type}, not {reprlib.repr(value)}",
                 details={"module": entry.name, "option": name, "expected": option.type},
             ) from None
+    for name, option in known.items():
+        if option.required and name not in checked:
+            raise InvalidOption(
+                f"{entry.name} needs {name}=...: {option.type}",
+                details={"module": entry.name, "option": name, "expected": option.type},
+            )
     return checked
 
 
-def _unknown(entry: ModuleEntry, name: str) -> InvalidOption:
-    known = sorted(entry.options)
+def inside(entry: ModuleEntry, name: Any) -> ModuleEntry:
+    """The module that one like ``BestOfN`` runs inside.
+
+    Args:
+        entry: The module around it.
+        name: What its option ``of`` says; None is its default.
+
+    Raises:
+        InvalidOption: No module has that name, or it is not one to be run inside.
+    """
+    from dspex.program import catalogue  # which has this room's options in its table
+
+    able = [known for known, other in catalogue.MODULES.items() if other.of is None]
+    try:
+        inner = catalogue.find(entry.of or "" if name is None else name)
+    except ModuleNotFound as error:
+        raise InvalidOption(
+            f"option 'of' of {entry.name}: {error.message}",
+            details={"module": entry.name, "option": "of", "known": able},
+        ) from None
+    if inner.of is not None:
+        raise InvalidOption(
+            f"{entry.name} cannot be made of {inner.name}; of one of {', '.join(able)}",
+            details={"module": entry.name, "option": "of", "known": able},
+        )
+    return inner
+
+
+def _unknown(entry: ModuleEntry, name: str, known: list[str]) -> InvalidOption:
     close = nearest(name, known)
     hint = f"did you mean {close!r}? It has" if close else "it has"
     shown = name if len(name) <= 40 else name[:40] + "..."
@@ -89,6 +131,15 @@ def number(low: float, high: float) -> Callable[[Any], float]:
     return checked
 
 
+def real(value: Any) -> int | float:
+    """A check for a number, which comes out as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    if not -1e308 <= value <= 1e308:
+        raise ValueError
+    return value
+
+
 def whole(low: int, high: int) -> Callable[[Any], int]:
     """A check for a whole number from `low` to `high`; neither a bool nor ``3.0`` is one."""
 
@@ -109,6 +160,13 @@ def one_of(*choices: str) -> Callable[[Any], str]:
         return value
 
     return checked
+
+
+def text(value: Any) -> str:
+    """A check for a text."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def texts(most: int) -> Callable[[Any], list[str]]:

@@ -69,14 +69,22 @@ def make(
     entry = catalogue.find(module)
     checked = signature_.parse(signature) if isinstance(signature, str) else signature
     catalogue.fit(entry, checked)
-    if tools and "tools" not in entry.needs:
-        able = ", ".join(name for name, other in catalogue.MODULES.items() if "tools" in other.needs)
+    own, state = _without_state(entry, options)
+    wanted = options_.check(entry, own)
+    if entry.of is not None:
+        inner = options_.inside(entry, wanted.get("of"))
+        catalogue.fit(inner, checked)
+        wanted["of"] = inner.name
+        entry = entry.around(inner)
+    if tools and "tools" not in entry.needs | entry.optional:
+        able = ", ".join(
+            name for name, other in catalogue.MODULES.items() if "tools" in other.needs | other.optional
+        )
         raise InvalidOption(
             f"{entry.name} calls no tools; modules that do: {able}",
             details={"module": entry.name, "option": "tools"},
         )
-    own, state = _without_state(entry, options)
-    return ProgramSpec(entry.name, checked, options_.check(entry, own), tools, state=state)
+    return ProgramSpec(entry.name, checked, wanted, tools, state=state)
 
 
 def _without_state(

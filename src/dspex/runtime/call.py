@@ -24,6 +24,7 @@ from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
 from dspex.program.given import Given
 from dspex.program.importpath import is_path, name_of
+from dspex.program.installed import Catalogue
 from dspex.program.signature import Signature
 from dspex.program.spec import ProgramSpec
 from dspex.program.toolspec import CallersTool
@@ -32,7 +33,7 @@ from dspex.runtime.caller import Caller
 from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
 from dspex.runtime.specify import specify
-from dspex.runtime.tools import CallTools, by_name
+from dspex.runtime.tools import CallTools
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.blobs import Blob
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments, take
@@ -211,7 +212,7 @@ class Prepared:
         shared: Whether it may run beside other calls.
         repeatable: Whether it may run again when its worker was lost.
         needs_lm: Whether it is refused without an LM; a program of the user's own need not ask one.
-        tools: The tools that the worker may ask for, by name.
+        tools: What the worker may ask of its caller, by name: tools, and a reward.
         context: The context variables of whoever asked, for its tools.
         loop: The event loop of whoever asked, for its async tools; None without one.
         largest: The most bytes that the result of a tool may have.
@@ -251,6 +252,7 @@ def prepare(
     users: Description | None = None,
     declared: Signature | None = None,
     allow_modules: Collection[str] = (),
+    catalogue: Catalogue | None = None,
     on_loop: bool = False,
 ) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
@@ -261,7 +263,8 @@ def prepare(
         max_payload: The most bytes that the inputs may have.
         users: What is known of the program, when it is one of the user's own.
         declared: What a worker said of the signature, when it is given by import path.
-        allow_modules: Where tools by import path may come from.
+        allow_modules: Where tools and rewards by import path may come from.
+        catalogue: What of the table of modules is installed; None is all of it.
         on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
     Raises:
@@ -278,7 +281,7 @@ def prepare(
         else:
             sig, inputs = None, described.fill(users, question.prompt, question.inputs)
             outputs = {}
-        named = specify(question, sig, users, allow_modules)
+        named = specify(question, sig, users, allow_modules, catalogue)
         spec = named.spec
         program, name = programs.encoded(spec)
         stored, types = encode_arguments(inputs, max_payload, where="inputs", on_loop=on_loop)
@@ -297,9 +300,9 @@ def prepare(
         named.repeatable,
         needs_lm=users is None,
         outputs=outputs,
-        tools=by_name(named.tools),
-        context=contextvars.copy_context() if named.tools else None,
-        loop=asyncio.get_running_loop() if named.tools and on_loop else None,
+        tools=named.functions,
+        context=contextvars.copy_context() if named.functions else None,
+        loop=asyncio.get_running_loop() if named.functions and on_loop else None,
         largest=max_payload,
     )
 
@@ -347,6 +350,7 @@ async def _ask(
             tenant=prepared.question.caller.tenant,
             batch=prepared.question.caller.batch,
             repeatable=prepared.repeatable,
+            debug=prepared.question.debug,
             callbacks=callbacks,
             admitted=prepared.started,
         )

@@ -13,6 +13,7 @@ from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import ZygoteClient
+from dspex.program.installed import Catalogue
 from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
@@ -51,12 +52,15 @@ class Core:
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
+        self.catalogue = Catalogue()
         self.modules = Modules(self.settings.allow_modules)
         self.functions = Functions()
         self.servers = Servers(self.functions)
         self.signatures = Signatures(self.settings.allow_modules)
         options = self.settings.pools_over(DEFAULTS, pools or {})
-        self._pools = Pools(options, self.settings, self.models.gates, self.bus.emit, zygote)
+        self._pools = Pools(
+            options, self.settings, self.models.gates, self.bus.emit, zygote, self.catalogue.learn
+        )
         self._presence = Presence(self.stats, self.settings.python)
         self._warming: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None

@@ -42,6 +42,7 @@ class Pools:
         gates: The gates of the runtime's LMs.
         emit: Told of every change of state.
         make_zygote: Makes what the workers of one preparation come from.
+        learn: Told what each worker that is ready says of its DSPy.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Pools:
         gates: Gates,
         emit: Callable[[Event], None],
         make_zygote: MakeZygote,
+        learn: Callable[[msgspec.Raw], None] | None = None,
     ) -> None:
         self._options = _checked(options)
         self._settings = settings
         self._gates = gates
         self._emit = emit
         self._make_zygote = make_zygote
+        self._learn = learn
         self._zygotes: dict[Preparation, Zygote] = {}
         self._started: dict[tuple[str, Preparation], LocalPool] = {}
         self._found: dict[tuple[str, bool, bool], LocalPool] = {}
@@ -146,7 +149,9 @@ class Pools:
             zygote, options = self._zygotes[preparation], self._options[name]
             if options.isolation == "call":
                 companion = None
-            pool = LocalPool(shown, options, self._settings, zygote, self._gates, self._emit, companion)
+            pool = LocalPool(
+                shown, options, self._settings, zygote, self._gates, self._emit, companion, self._learn
+            )
             self._started[key] = pool
             pool.start()
             if self._draining:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dspex.errors import InvalidOption
-from dspex.program import catalogue, described
-from dspex.program.catalogue import ModuleEntry
+from dspex.program import described
 from dspex.program.described import Description
-from dspex.program.importpath import require_allowed
+from dspex.program.installed import Catalogue
 from dspex.program.signature import Signature
 from dspex.program.spec import ProgramSpec, make
-from dspex.program.toolspec import CallersTool, look_at
+from dspex.program.toolspec import CallersTool
+from dspex.runtime.brought import look
 
 if TYPE_CHECKING:
     from dspex.runtime.call import Question
@@ -25,13 +25,13 @@ class Named:
 
     Attributes:
         spec: What workers build it from.
-        tools: What it may call.
+        functions: What a worker may ask of the caller while it runs it, by name.
         shared: Whether it may run beside other calls.
         repeatable: Whether it may run again when its worker was lost.
     """
 
     spec: ProgramSpec
-    tools: tuple[CallersTool, ...]
+    functions: Mapping[str, CallersTool]
     shared: bool
     repeatable: bool
 
@@ -41,6 +41,7 @@ def specify(
     declared: Signature | None,
     users: Description | None,
     allow_modules: Collection[str],
+    catalogue: Catalogue | None = None,
 ) -> Named:
     """The program that a question names.
 
@@ -48,7 +49,8 @@ def specify(
         question: The question; its state has been read.
         declared: The signature, for a module of the catalogue.
         users: What is known of the program, when it is one of the user's own.
-        allow_modules: Where tools by import path may come from.
+        allow_modules: Where tools and rewards by import path may come from.
+        catalogue: What of the table of modules is installed; None is all of it.
 
     Raises:
         Refused: Something in its module, its signature, its tools or its options is wrong.
@@ -57,27 +59,8 @@ def specify(
         if question.tools:
             raise InvalidOption(f"{users.module} has its tools in its own code", details={"option": "tools"})
         spec, shared, repeatable = described.specify(users, question.options)
-        return Named(spec, (), shared, repeatable)
+        return Named(spec, {}, shared, repeatable)
     assert declared is not None
-    entry = catalogue.find(question.module)
-    tools = _tools(question, entry, allow_modules)
-    spec = make(entry.name, declared, question.options, tuple(tool.spec for tool in tools))
-    # What a worker loads it runs alone, so that it can be ended for it.
-    loaded = [tool.spec for tool in tools if tool.spec.path is not None]
-    repeatable = entry.repeatable and all(tool.idempotent for tool in loaded)
-    return Named(spec, tools, entry.shared and not loaded, repeatable)
-
-
-def _tools(question: Question, entry: ModuleEntry, allow_modules: Collection[str]) -> tuple[CallersTool, ...]:
-    if question.tools is None:
-        if "tools" in entry.needs:
-            raise InvalidOption(
-                f"{entry.name} needs tools=[...], the functions that the model may have called",
-                details={"module": entry.name, "option": "tools"},
-            )
-        return ()
-    tools = look_at(question.tools, entry.name)
-    for tool in tools:
-        if tool.spec.path is not None:
-            require_allowed(tool.spec.path, allow_modules)
-    return tools
+    brought = look(question.module, question.options, question.tools, allow_modules, catalogue)
+    spec = make(brought.entry.name, declared, question.options, brought.tools)
+    return Named(spec, brought.functions, brought.shared, brought.repeatable)

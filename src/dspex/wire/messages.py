@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 5
+PROTOCOL = 6
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -39,6 +39,7 @@ class Call(Message, frozen=True, tag="call"):
         fingerprint: What the worker keeps a built program by; empty without a program.
         lm: Number of an LM that ``UseLM`` sent on this channel; 0 is none.
         seat: Number of the gate where its first LM request need not ask: it has its permit; 0 for none.
+        debug: Whether the answer is to have the messages of its LM requests.
     """
 
     id: int
@@ -49,6 +50,7 @@ class Call(Message, frozen=True, tag="call"):
     fingerprint: bytes = b""
     lm: int = 0
     seat: int = 0
+    debug: bool = False
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -124,9 +126,11 @@ class Ready(Message, frozen=True, tag="ready"):
 
     Attributes:
         protocol: The worker's ``PROTOCOL``.
+        installed: The encoded ``Installed``: what the DSPy of its zygote has of the table of modules.
     """
 
     protocol: int
+    installed: msgspec.Raw = NOTHING
 
 
 class Beat(Message, frozen=True, tag="beat"):

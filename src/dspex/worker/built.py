@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dspex.program.signature import Signature
@@ -39,6 +39,20 @@ class Runnable(Protocol):
         """What a prediction tells besides its outputs, by the name that it has in the answer."""
 
 
+_TOLD = "_dspex_told"
+
+
+def telling(prediction: Any, **what: Any) -> Any:
+    """The prediction, with what a module tells besides it; ``told`` has it then."""
+    setattr(prediction, _TOLD, {**told(prediction), **what})
+    return prediction
+
+
+def told(prediction: Any) -> dict[str, Any]:
+    """What was added with ``telling``."""
+    return dict(vars(prediction).get(_TOLD, ()))
+
+
 def nothing(_: Any) -> dict[str, Any]:
     """Of a module that tells nothing besides its outputs."""
     return {}
@@ -54,7 +68,10 @@ class Program:
         module: The DSPy module.
         outputs: Names of the outputs in order, those that the module adds included.
         blocking: Whether it has no asynchronous form.
-        tell: Takes from a prediction what it tells besides its outputs (``{"trajectory": ...}``).
+        tell: Takes from a prediction what it tells besides its outputs, by the name of the attribute of
+            ``Response`` that is to have it (``{"trajectory": ...}``). Values are sent as outputs are. What
+            DSPy's prediction does not have a module adds with ``telling``; this is then ``told``.
+        generation: Options of LM requests that DSPy's constructor does not take.
     """
 
     signature: Signature
@@ -63,6 +80,7 @@ class Program:
     outputs: tuple[str, ...]
     blocking: bool = False
     tell: Callable[[Any], dict[str, Any]] = nothing
+    generation: dict[str, Any] = field(default_factory=dict)
 
     def check(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """See ``Runnable``."""

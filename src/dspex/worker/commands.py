@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import dspy
 import msgspec
 
 from dspex.errors import InvalidInput, InvalidOption, NotAllowed
-from dspex.program import catalogue, forms
+from dspex.program import forms
 from dspex.program.described import refuse_signature
 from dspex.program.importpath import is_allowed, is_path
 from dspex.program.spec import ProgramSpec, make
@@ -23,7 +24,7 @@ from dspex.wire.blobs import Blob
 from dspex.wire.messages import NOTHING, Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
-from dspex.worker import described, faults, paths, users
+from dspex.worker import described, engine, faults, installed, paths, users
 from dspex.worker.built import Runnable
 from dspex.worker.media import FOR_PROGRAMS
 from dspex.worker.run import Nobody, run_awaited, run_blocking
@@ -61,7 +62,11 @@ class Commands:
 
     async def _execute_module(self, call: Call, args: Args) -> list[bytes]:
         programs = self._worker.programs
-        program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
+        program = programs.find(call.fingerprint)
+        if program is None:
+            begun = time.monotonic()
+            program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
+            engine.scope_of_call().built = time.monotonic() - begun
         encoded: list[bytes]
         if program.blocking:
             encoded = await self._place.blocking(lambda: self._run_blocking(program, call.lm, args))
@@ -120,7 +125,7 @@ class Commands:
             return encode_result(
                 {
                     "commands": self._known(),
-                    "modules": list(catalogue.MODULES),
+                    "modules": list(installed.installed().modules),
                     "dspy": dspy.__version__,
                 }
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import gc
@@ -15,6 +16,7 @@ import inspect
 import os
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # DSPy would fetch a map of prices from the network in the middle of a process's first call.
@@ -39,10 +41,9 @@ import dspy.signatures.signature  # noqa: E402
 import dspy.utils.exceptions  # noqa: E402
 import pydantic  # noqa: E402
 from dspy.clients._deprecation import warn_openai_messages  # noqa: E402
-from dspy.clients.call_result import combine  # noqa: E402
 from dspy.utils.callback import with_callbacks  # noqa: E402
 
-from dspex.worker.together import together  # noqa: E402
+from dspex.worker.threads import side_by_side  # noqa: E402
 
 _TYPES_KEPT = 1024
 
@@ -55,6 +56,7 @@ def prepare() -> None:
     _cache_model_info()
     _cache_fields()
     _price_inline()
+    _complete_side_by_side()
     _show_tool_errors()
     _warm_up()
 
@@ -171,6 +173,39 @@ def _show_tool_errors() -> None:
         module.format_error_for_lm = shown
 
 
+def _complete_side_by_side() -> None:
+    """For ``n=3`` DSPy's native engines are asked three times in a row; here side by side, in the same order.
+
+    Each request passes the gate and is recorded by itself, as before. A stream is left as it is.
+    """
+    execution = dspy.clients.execution
+    stock, astock = execution.execute, execution.aexecute
+
+    def is_split(lm: Any, call: Any) -> bool:
+        several = call.n > 1 and call.request is None and not call.cache
+        return several and isinstance(lm, WorkerLM) and dspy.settings.send_stream is None
+
+    @functools.wraps(stock)
+    def execute(lm: Any, call: Any) -> Any:
+        if not is_split(lm, call):
+            return stock(lm, call)
+        with ThreadPoolExecutor(call.n, "dspex-completion") as threads:
+            going = [
+                threads.submit(contextvars.copy_context().run, stock, lm, dataclasses.replace(call, n=1))
+                for _ in range(call.n)
+            ]
+            return execution.combine([each.result() for each in going], model_type=lm.model_type)
+
+    @functools.wraps(astock)
+    async def aexecute(lm: Any, call: Any) -> Any:
+        if not is_split(lm, call):
+            return await astock(lm, call)
+        each = (astock(lm, dataclasses.replace(call, n=1)) for _ in range(call.n))
+        return execution.combine(await side_by_side(each), model_type=lm.model_type)
+
+    execution.execute, execution.aexecute = execute, aexecute
+
+
 class WorkerLM(dspy.LM):  # type: ignore[misc]
     """``dspy.LM`` without its hop to a thread before each request.
 
@@ -184,17 +219,8 @@ class WorkerLM(dspy.LM):  # type: ignore[misc]
             return await _stock_acall(self, prompt, messages=messages, **kwargs)
         call = dspy.clients.execution.prepare(self, None, messages, kwargs, asynchronous=True)
         warn_openai_messages(self, messages)
-        result = await _completions(self, call)
+        result = await dspy.clients.execution.aexecute(self, call)
         return dspy.clients.execution.finalize(self, call, result)
-
-
-async def _completions(lm: dspy.LM, call: Any) -> Any:
-    """DSPy asks for several completions one after the other, where a provider's API gives one at a time."""
-    if call.n == 1:
-        return await dspy.clients.execution.aexecute(lm, call)
-    one = dataclasses.replace(call, n=1)
-    results = await together(dspy.clients.execution.aexecute(lm, one) for _ in range(call.n))
-    return combine(results, model_type=lm.model_type)
 
 
 # Without its own callbacks decorator, which WorkerLM's has done by then.

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
+from dspy._vendor.lm15.serde import part_to_dict
 from dspy.clients.costs import estimate_cost
 from dspy.clients.errors import wrap_error
+from dspy.clients.lm15_boundary import history_messages
 from dspy.lm15 import (
     LM15Error,
     LockTimeoutError,
@@ -78,6 +80,8 @@ class CallScope:
         seat: Number of the gate where its first request has its permit already; 0 for none.
         callbacks: The way to its caller's functions; None where there are no callers.
         tool_calls: What became of each tool that it has called, to be told in its answer.
+        messages: What each of its LM requests sent and got, when its caller wants to know; else None.
+        built: Seconds that building its program took; 0.0 when it was there.
     """
 
     door: Door
@@ -86,6 +90,8 @@ class CallScope:
     seat: int = 0
     callbacks: Callbacks | None = None
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[dict[str, Any]] | None = None
+    built: float = 0.0
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
@@ -148,6 +154,8 @@ class _Attempts:
         pause = self._pause(outcome) if isinstance(outcome, LM15Error) else None
         record = None if pause is not None else self._record(outcome, status)
         self._leave(ask, sent, status, retry_after, record)
+        if self.scope.messages is not None:
+            self.scope.messages.append(_written(self._engine.spec, self._request, outcome, status))
         if pause is not None:
             self._retries += 1
         elif failed:
@@ -196,6 +204,15 @@ class _Attempts:
         cost = self._engine.price(outcome, self._request)
         model = outcome.model or wanted
         return LMRequest(model, usage, seconds, status, self._retries, cost, outcome.finish_reason)
+
+
+def _written(spec: LMSpec, request: Any, outcome: Any, status: str) -> dict[str, Any]:
+    """One attempt of a request in words. A request has no key: that is the engine's."""
+    written = {"model": spec.asked, "messages": history_messages(request), "status": status}
+    if isinstance(outcome, BaseException):
+        return {**written, "reply": None}
+    calls = [part_to_dict(part) for part in outcome.message.parts if part.type == "tool_call"]
+    return {**written, "reply": outcome.text, **({"tool_calls": calls} if calls else {})}
 
 
 class _Engine:

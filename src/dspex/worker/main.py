@@ -37,7 +37,7 @@ from dspex.wire.messages import (
     read_by_worker,
 )
 from dspex.wire.payloads import Payload, astore, check_result, discard, is_heavy, store
-from dspex.worker import faults
+from dspex.worker import faults, installed
 from dspex.worker.callbacks import WorkerCallbacks
 from dspex.worker.commands import Commands
 from dspex.worker.door import WorkerDoor
@@ -115,7 +115,7 @@ class Worker:
 
     async def serve(self) -> None:
         """Say that this worker is ready, and answer until told to stop."""
-        self._channel.send(Ready(PROTOCOL))
+        self._channel.send(Ready(PROTOCOL, installed.encoded()))
         await self._ended.wait()
         for running in self.running.values():
             if running.task is not None:
@@ -211,6 +211,7 @@ class Worker:
 
     async def _run(self, call: Call, args: msgspec.Raw | Blob, running: Running) -> None:
         scope = CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks)
+        scope.messages = [] if call.debug else None
         current.set(scope)
         waiting.set(self._waiting)
         results.set(self._results)

@@ -11,7 +11,7 @@ from dspex.program.fieldtypes import REASONING
 from dspex.program.signature import Signature
 from dspex.wire.values import encode_result
 from dspex.worker import engine, shapes
-from dspex.worker.built import Runnable
+from dspex.worker.built import Program, Runnable
 
 # Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
 _QUIET = {
@@ -47,9 +47,9 @@ def run_blocking(program: Runnable, inputs: dict[str, Any], lm: dspy.BaseLM, ada
         InvalidInput: An input was refused; no LM was asked.
     """
     checked = program.check(inputs)
-    with _context(lm, adapter):
+    with _context(program, lm, adapter):
         prediction = program.module(**checked)
-    return _answer(program, prediction)
+    return _answer(program, prediction, adapter)
 
 
 async def run_awaited(
@@ -57,16 +57,19 @@ async def run_awaited(
 ) -> list[bytes]:
     """``run_blocking`` for a program that has an asynchronous form."""
     checked = program.check(inputs)
-    with _context(lm, adapter):
+    with _context(program, lm, adapter):
         prediction = await program.module.acall(**checked)
-    return _answer(program, prediction)
+    return _answer(program, prediction, adapter)
 
 
-def _context(lm: dspy.BaseLM, adapter: Any) -> Any:
+def _context(program: Runnable, lm: dspy.BaseLM, adapter: Any) -> Any:
+    if isinstance(program, Program) and program.generation:
+        # A copy asks through the same engines, and so through the same connections.
+        lm = lm.copy(**program.generation)
     return dspy.context(lm=lm, adapter=adapter, **_QUIET, **{engine.IN_DSPY: engine.current.get(None)})
 
 
-def _answer(program: Runnable, prediction: Any) -> list[bytes]:
+def _answer(program: Runnable, prediction: Any, adapter: Any) -> list[bytes]:
     names = program.outputs_of(prediction)
     typed = _reasonings(program)
     answer: dict[str, Any] = {"outputs": {name: _plain(prediction[name], name in typed) for name in names}}
@@ -76,9 +79,15 @@ def _answer(program: Runnable, prediction: Any) -> list[bytes]:
             {name: _plain(completions[name][index], name in typed) for name in names}
             for index in range(len(completions))
         ]
-    called = engine.scope_of_call().tool_calls
-    if called:
-        answer["tool_calls"] = called
+    scope = engine.scope_of_call()
+    if scope.tool_calls:
+        answer["tool_calls"] = scope.tool_calls
+    if scope.messages is not None:
+        answer["messages"] = scope.messages
+    if scope.built:
+        answer["built"] = scope.built
+    if adapter is not None:
+        answer["adapter"] = type(adapter).__name__
     answer |= program.told_by(prediction)
     # Of classes that were made for this signature its caller knows nothing.
     has_shapes = getattr(getattr(program, "signature", None), "shapes", ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -49,6 +49,20 @@ def caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return function(), None
     except BaseException as error:  # noqa: BLE001 (whatever it is, it is the outcome)
         return None, error
+
+
+async def side_by_side(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What coroutines give, in their order; the first that fails stops the others, and its error is raised.
+
+    When this ends, all of them have ended, so that their LM requests are settled.
+    """
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Place(Protocol):

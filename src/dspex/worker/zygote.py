@@ -185,9 +185,10 @@ def _load(preload: list[str]) -> list[str]:
     module cannot be loaded here: the supervisor starts a new zygote without it, and has it imported in
     each worker.
     """
-    from dspex.worker import become, dspy_compat  # noqa: F401 (what workers run is loaded before they fork)
+    from dspex.worker import become, dspy_compat, installed  # noqa: F401 (loaded before workers fork)
 
     dspy_compat.prepare()
+    installed.encoded()
     threaded = []
     for module in preload:
         before = _threads()

@@ -77,12 +77,9 @@ class _Submits(dspy.ReActV2):  # type: ignore[misc]
 
 def react_v2(spec: ProgramSpec, tools: list[dspy.Tool]) -> Program:
     """A ``ReActV2``, which calls tools by the provider's own way where it has one."""
-    options = dict(spec.options)
-    own = {"max_iters": options.pop("max_iters")} if "max_iters" in options else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is experimental is said in the catalogue
-        module = _Submits(dspy_signature(spec.declared), tools, **own)
-    module.react.config.update(options)
+        module = _Submits(dspy_signature(spec.declared), tools, **spec.options)
     outputs = tuple(module.signature.output_fields)
     return Program(spec.declared, input_types(spec.declared), module, outputs, tell=_told)
 
