@@ -136,6 +136,7 @@ class Dispatch:
     def stopped(self, work: Work) -> None:
         """No worker runs a call any more that one ran."""
         work.worker = None
+        work.stop_callbacks()
         self._shares.give_back(work)
         self._rate.ended(time.monotonic())
 

@@ -11,6 +11,7 @@ import msgspec
 
 from dspex.lm.gate import Gates
 from dspex.lm.limits import Permit
+from dspex.pool.callbacks import CallbackRoute
 from dspex.pool.introductions import Introductions
 from dspex.pool.lifespan import Lifespan
 from dspex.pool.permits import WorkerPermits
@@ -35,6 +36,7 @@ from dspex.wire.messages import (
     Ready,
     Result,
     Shutdown,
+    ToolCall,
     Watch,
     read_from_worker,
 )
@@ -59,6 +61,7 @@ class Listener:
         draining: It takes no more calls.
         dead: It is dead; its exit status, negative for a signal, None when unknown.
         writable: Its channel takes calls again.
+        strayed: It wanted a function called for a call that has ended, or what one gave came too late.
     """
 
     ready: Callable[[WorkerHandle], None]
@@ -66,6 +69,7 @@ class Listener:
     draining: Callable[[WorkerHandle], None]
     dead: Callable[[WorkerHandle, int | None], None]
     writable: Callable[[], None]
+    strayed: Callable[[], None]
 
 
 class WorkerHandle:
@@ -139,6 +143,7 @@ class WorkerHandle:
             on_drained=listener.writable,
         )
         self._permits = WorkerPermits(gates, self._channel.send)
+        self._route = CallbackRoute(self.in_flight, self._channel.send, listener.strayed)
         self._knows = Introductions(gates, self._channel.send)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._kill_in(_START_LIMIT, "start", f"not ready within {_START_LIMIT:g} s")
@@ -325,7 +330,7 @@ class WorkerHandle:
     # What it says
 
     def _on_message(self, message: FromWorker, blob: Blob | None) -> None:
-        if blob is not None and not isinstance(message, Result):
+        if blob is not None and not isinstance(message, Result | ToolCall):
             blob.close()
             self.kill("channel", f"it sent a blob with a {type(message).__name__}")
             return
@@ -339,6 +344,8 @@ class WorkerHandle:
                 self._permits.done(message, self.in_flight.get(message.call))
             case LmAsk():
                 self._permits.asked(message)
+            case ToolCall():
+                self._route.asked(message, blob)
             case Beat():
                 stalled = self.pulse.stalled
                 self.pulse.beat()

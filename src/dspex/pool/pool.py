@@ -87,6 +87,7 @@ class LocalPool:
             draining=self._on_draining,
             dead=self._on_death,
             writable=self._dispatch.pump,
+            strayed=self._tally.strayed,
         )
 
     def start(self) -> None:
@@ -233,6 +234,7 @@ class LocalPool:
         """Give a call its one end; one that has it already keeps it."""
         if work.timer is not None:
             work.timer.cancel()
+        work.stop_callbacks()
         if work.ended:
             if isinstance(outcome, Done):
                 discard(outcome.value)
@@ -249,6 +251,7 @@ class LocalPool:
     def _abandon(self, work: Work) -> None:
         """The caller has gone away: stop the work and free its slot."""
         work.tally.end("cancelled")
+        work.stop_callbacks()
         if work.timer is not None:
             work.timer.cancel()
         if work.worker is None:
@@ -262,7 +265,7 @@ class LocalPool:
     ) -> None:
         self._supervisor.answered(worker)
         if work is None:
-            self._tally.late_replies += 1
+            self._tally.strayed()
             if blob is not None:
                 blob.close()
             return

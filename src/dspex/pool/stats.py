@@ -40,7 +40,7 @@ class PoolStats(msgspec.Struct, frozen=True):
             ``calls``, ``age`` and ``rss`` (recycled), ``start`` (not ready in time), ``channel`` (what it
             sent made no sense), ``shutdown`` (a caller asked for it). Those that were not replaced are not
             counted: closed, idle, or done with their one call.
-        late_replies: Answers that nobody waited for any more.
+        late_replies: Answers that nobody waited for any more, those of callers' functions included.
         wanted: How many workers there should be now.
         unhealthy: Why calls are refused with ``pool_unhealthy``; None when they are not.
     """

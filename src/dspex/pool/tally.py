@@ -36,6 +36,10 @@ class Tally:
         if not self._unfinished:
             self._done.set()
 
+    def strayed(self) -> None:
+        """Something came that nobody waits for."""
+        self.late_replies += 1
+
     async def all_ended(self) -> None:
         """Wait until no call is unfinished."""
         await self._done.wait()

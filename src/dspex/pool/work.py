@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,12 +15,40 @@ from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
 from dspex.types import LMRequest, LMSpec
 from dspex.wire.blobs import Blob
+from dspex.wire.messages import ToolCall, ToolResult
 from dspex.wire.payloads import Payload
 
 if TYPE_CHECKING:
     from dspex.pool.handle import WorkerHandle
     from dspex.pool.pool import LocalPool
     from dspex.pool.tally import Tally
+
+
+class Callbacks(Protocol):
+    """The functions of a call's caller. Used on the pool's loop, which they must never hold up."""
+
+    def call(
+        self,
+        message: ToolCall,
+        args: msgspec.Raw | Blob,
+        answer: Callable[[ToolResult, Blob | None], None],
+    ) -> bool:
+        """Begin to run a function.
+
+        Args:
+            message: Which.
+            args: Its encoded arguments, to be let go of.
+            answer: Told what it gave, once, on this loop; not after ``stop``.
+
+        Returns:
+            Whether the call may still run again when its worker is lost.
+        """
+
+    def stop(self) -> None:
+        """No worker waits for them any more: what can be stopped is. Safe to repeat.
+
+        What is called after this belongs to another attempt.
+        """
 
 
 class Lane(NamedTuple):
@@ -72,6 +101,7 @@ class Work:
         tenant: Whose call it is, for taking turns; empty when nobody said.
         batch: Whether interactive calls go before it.
         repeatable: Whether it may run again when its worker was lost in the middle.
+        callbacks: Its caller's functions; None when it has none to call.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -98,6 +128,7 @@ class Work:
     tenant: str = ""
     batch: bool = False
     repeatable: bool = False
+    callbacks: Callbacks | None = None
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
@@ -136,6 +167,11 @@ class Work:
     def ended(self) -> bool:
         """Whether it has had its one end."""
         return self.future.done()
+
+    def stop_callbacks(self) -> None:
+        """No worker waits for its caller's functions any more."""
+        if self.callbacks is not None:
+            self.callbacks.stop()
 
     @property
     def waits_for_permit(self) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 4
+PROTOCOL = 5
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -82,14 +82,18 @@ class ToolResult(Message, frozen=True, tag="tool_result"):
     Attributes:
         call: Number of the call that it was called for.
         number: The worker's own number for it.
-        value: What it returned, encoded as a value.
+        value: What it returned, encoded as a value; nothing when a blob beside the message has it.
         error: What ``DspexError.to_wire()`` gives; None when it returned.
+        approval: What its approval said, where there was one: ``"allowed"``, ``"edited"`` or ``"denied"``.
+        args: The arguments as they were edited, encoded as a value.
     """
 
     call: int
     number: int
-    value: msgspec.Raw
+    value: msgspec.Raw = NOTHING
     error: dict[str, Any] | None = None
+    approval: str = ""
+    args: msgspec.Raw = NOTHING
 
 
 class Watch(Message, frozen=True, tag="watch"):
@@ -202,7 +206,8 @@ class ToolCall(Message, frozen=True, tag="tool_call"):
         call: Number of the call.
         number: The worker's own number for it.
         tool: The function's name among those of the call.
-        args: Its arguments, a dict by name, encoded as a value.
+        args: Its arguments, a dict by name, encoded as a value; nothing when a blob beside the message has
+            them.
     """
 
     call: int

@@ -12,7 +12,7 @@ import inspect
 import random
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
@@ -57,6 +57,16 @@ class Door(Protocol):
         """Tell what became of an attempt; from any thread."""
 
 
+class Callbacks(Protocol):
+    """The way to the functions of a call's caller."""
+
+    async def call(self, scope: CallScope, tool: str, args: dict[str, Any]) -> Any:
+        """Have a function of the caller's called; see ``callbacks.WorkerCallbacks``."""
+
+    def call_from_thread(self, scope: CallScope, tool: str, args: dict[str, Any]) -> Any:
+        """``call`` for a thread that is not the loop's."""
+
+
 @dataclass(slots=True)
 class CallScope:
     """What the running call knows of itself, wherever in the program a request is made.
@@ -66,12 +76,16 @@ class CallScope:
         call: Its number.
         deadline: Monotonic second at which it ends; None never.
         seat: Number of the gate where its first request has its permit already; 0 for none.
+        callbacks: The way to its caller's functions; None where there are no callers.
+        tool_calls: What became of each tool that it has called, to be told in its answer.
     """
 
     door: Door
     call: int = 0
     deadline: float | None = None
     seat: int = 0
+    callbacks: Callbacks | None = None
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
@@ -81,8 +95,8 @@ alone: CallScope | None = None
 IN_DSPY = "dspex_call"
 
 
-def _scope() -> CallScope:
-    """The call that makes a request.
+def scope_of_call() -> CallScope:
+    """The call that makes a request, or calls a function of its caller's.
 
     Raises:
         RuntimeError: It is made in a thread that knows of no call, where others run as well.
@@ -90,7 +104,7 @@ def _scope() -> CallScope:
     scope = current.get(None) or dspy.settings.get(IN_DSPY) or alone
     if scope is None:
         raise RuntimeError(
-            "an LM was asked from a thread that does not know its call; start it with "
+            "an LM or a tool was asked from a thread that does not know its call; start it with "
             "contextvars.copy_context().run, or do not declare the program shared"
         )
     found: CallScope = scope
@@ -108,7 +122,7 @@ class _Attempts:
     __slots__ = ("_engine", "_request", "_retries", "_started", "scope")
 
     def __init__(self, engine: _Engine, request: Any) -> None:
-        self.scope = _scope()
+        self.scope = scope_of_call()
         self._engine = engine
         self._request = request
         self._retries = 0

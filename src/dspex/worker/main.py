@@ -28,6 +28,7 @@ from dspex.wire.messages import (
     Ready,
     Result,
     Shutdown,
+    ToolResult,
     ToWorker,
     UseLM,
     Watch,
@@ -36,6 +37,7 @@ from dspex.wire.messages import (
 )
 from dspex.wire.payloads import Payload, astore, check_result, discard, is_heavy, store
 from dspex.worker import faults
+from dspex.worker.callbacks import WorkerCallbacks
 from dspex.worker.commands import Commands
 from dspex.worker.door import WorkerDoor
 from dspex.worker.engine import CallScope, current
@@ -105,6 +107,7 @@ class Worker:
             blob_limit=options.max_payload,
         )
         self._door = WorkerDoor(self._channel.send)
+        self._callbacks = WorkerCallbacks(self._channel.send, options.max_result)
         # A program that forks must not share the channel with its children.
         forks.guard(self._channel)
 
@@ -125,6 +128,7 @@ class Worker:
         """
         self._channel.close()
         self._ended.set()
+        self._callbacks.end()
         tasks = [running.task for running in self.running.values() if running.task is not None]
         for stopping in (*tasks, *self._waiting):
             stopping.cancel()
@@ -133,6 +137,7 @@ class Worker:
     def _on_close(self, reason: str | None) -> None:
         if reason is not None:
             _log.error("the channel to the supervisor ended: %s", reason)
+        self._callbacks.end()
         self._ended.set()
 
     def _on_message(self, message: ToWorker, blob: Blob | None) -> None:
@@ -143,6 +148,8 @@ class Worker:
                 self._stop(number, Cancelled("the caller went away"))
             case LmGo(ask=ask):
                 self._door.go(ask)
+            case ToolResult():
+                self._callbacks.answered(message, blob)
             case Watch(gate=gate, on=on):
                 self._door.watch(gate, on=on)
             case UseLM(number=number, spec=spec):
@@ -196,11 +203,12 @@ class Worker:
         running = self.running.get(number)
         if running is not None and running.task is not None and running.stop is None:
             running.stop = error
+            self._callbacks.stop(number)
             if running.begun:  # one that has not would never say that it has ended
                 running.task.cancel()
 
     async def _run(self, call: Call, args: msgspec.Raw | Blob, running: Running) -> None:
-        current.set(CallScope(self._door, call.id, call.deadline, call.seat))
+        current.set(CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks))
         waiting.set(self._waiting)
         started = time.monotonic()
         running.begun = True
