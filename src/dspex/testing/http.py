@@ -35,6 +35,7 @@ class Post:
         query: What it has after the ``?``.
         headers: Names in lower case; of a repeated header the last.
         body: The JSON object that was posted.
+        data: The bytes of it.
         at: When it had arrived in full, on ``time.monotonic``'s clock.
         closed: Whether the client went away before it had its answer.
     """
@@ -43,6 +44,7 @@ class Post:
     query: str
     headers: dict[str, str]
     body: dict[str, Any]
+    data: bytes
     at: float
     closed: bool = False
 
@@ -264,7 +266,7 @@ class _Connection(asyncio.Protocol):
         if not isinstance(posted, dict):
             return self._refuse(400, "the body is not a JSON object")
         path, _, query = path.partition("?")
-        self._post = Post(path, query, headers, posted, time.monotonic())
+        self._post = Post(path, query, headers, posted, body, time.monotonic())
         answer = self._server._began(self._post)
         if isinstance(answer, Answer):
             self._send_after(answer)

@@ -1,0 +1,105 @@
+"""dspex asks what DSPy asks, byte for byte, and gives what DSPy gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dspy
+import pytest
+
+import dspex
+from tests.equivalence import ADAPTERS, KNOWN, UNKNOWN, Case, in_dspex, in_dspy
+from tests.provider import Provider
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TYPED = (
+    "question, context: list[str], limit: int -> "
+    "answer, score: float, tags: list[str], kind: Literal['a', 'b'], note: str | None"
+)
+GIVEN = {"question": "Why?", "context": ["one", "zwei — 三", "a\nb"], "limit": 3}
+ANSWER = {"answer": "yes", "score": 0.5, "tags": ["x", "ÿ"], "kind": "a", "note": None}
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[dspex.Runtime]:
+    with dspex.Runtime(pools={"general": dspex.PoolOptions(workers=1)}) as opened:
+        yield opened
+
+
+def everywhere(name: str, replies: list[Any], **more: Any) -> list[Case]:
+    """The case with each adapter, with a model that enforces schemas and with one that does not."""
+    return [
+        Case(
+            f"{name}-{adapter}-{'known' if model is KNOWN else 'unknown'}",
+            replies,
+            adapter=adapter,
+            model=model,
+            **more,
+        )
+        for adapter in ADAPTERS
+        if adapter != "two_step"
+        for model in (KNOWN, UNKNOWN)
+    ]
+
+
+TURNS = [{"question": "Who?", "answer": "I"}, {"question": "Ü?", "answer": "ü"}]
+PLAIN = [
+    *everywhere("predict", [{"answer": "yes"}]),
+    *everywhere("thought", [{"reasoning": "so", "answer": "yes"}], module="ChainOfThought"),
+    *everywhere("typed", [ANSWER], signature=TYPED, inputs=GIVEN),
+    *everywhere(
+        "typed-thought",
+        [{"reasoning": "so", **ANSWER}],
+        module="ChainOfThought",
+        signature=TYPED,
+        inputs=GIVEN,
+    ),
+    *everywhere("options", [{"answer": "yes"}], options={"temperature": 0.25, "max_tokens": 77}),
+    *everywhere(
+        "several", [{"answer": "a"}, {"answer": "b"}, {"answer": "c"}], options={"n": 3, "temperature": 0.9}
+    ),
+    *everywhere("unread", ["no such thing", {"answer": "yes"}]),
+    *everywhere("never-read", ["no such thing", "nor this"]),
+    *everywhere(
+        "history",
+        [{"answer": "yes"}],
+        signature="question, history: dspy.History -> answer",
+        inputs={"question": "And?", "history": TURNS},
+        in_dspy={"question": "And?", "history": dspy.History(messages=TURNS)},
+    ),
+    Case("two-steps", ["It is yes.", {"answer": "yes"}], adapter="two_step"),
+    *everywhere(
+        "odd-names",
+        [{"error": "e", "type": "t", "id": "i"}],
+        signature="items, keys -> error, type, id",
+        inputs={"items": "1", "keys": "2"},
+    ),
+    *everywhere("empty", [{"answer": ""}], inputs={"question": ""}),
+    *everywhere("control", [{"answer": "a\tb"}], inputs={"question": "a\x00b\x1f\u2028\U0001f600"}),
+]
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.name)
+def test_plain_modules(case: Case, provider: Provider, runtime: dspex.Runtime) -> None:
+    """If this failed, a program would behave differently when it is moved to dspex."""
+    same(case, provider, runtime)
+
+
+def same(case: Case, provider: Provider, runtime: dspex.Runtime) -> None:
+    stock, ours = in_dspy(case, provider), in_dspex(case, provider, runtime)
+    assert stock.requests, "the comparison would compare nothing"
+    assert ours.requests == stock.requests
+    if stock.error is not None:
+        assert ours.error is not None
+        return
+    assert ours.error is None
+    assert ours.outputs == stock.outputs
+    assert ours.completions == stock.completions
+    assert ours.trajectory == stock.trajectory
