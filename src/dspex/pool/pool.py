@@ -23,6 +23,7 @@ from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event, PoolClosing, WorkerDraining
+from dspex.types import SandboxRules
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
 from dspex.wire.payloads import discard
@@ -77,6 +78,9 @@ class LocalPool:
             settings.max_result,
             isolated=options.isolation == "call",
             max_memory=most_data(options.max_rss, self._slots),
+            sandbox=SandboxRules(
+                settings.sandbox_seconds, settings.sandbox_memory, local=settings.allow_local_interpreter
+            ),
         )
         size = options.size(limits.cores())
         self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)

@@ -22,6 +22,18 @@ from dspex.telemetry.bus import Bus
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
+# What a runtime is opened with and keeps; of the settings read anew only the LMs are taken over.
+_KEPT = (
+    "allow_modules",
+    "python",
+    "local_model",
+    "max_payload",
+    "max_result",
+    "sandbox_seconds",
+    "sandbox_memory",
+    "allow_local_interpreter",
+    "pools",
+)
 
 
 class Core:
@@ -86,7 +98,7 @@ class Core:
 
     async def take_over(self, settings: Settings) -> None:
         """Have the profiles and the default LM of these settings from now on."""
-        for name in ("allow_modules", "python", "local_model", "max_payload", "max_result", "pools"):
+        for name in _KEPT:
             if getattr(settings, name) != getattr(self.settings, name):
                 _log.warning("%s has changed and holds from the next runtime on", name)
         self.settings = settings

@@ -56,6 +56,11 @@ class Settings:
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
         max_payload: Bytes that the arguments of one call may have.
         max_result: Bytes that the result of one call may have.
+        sandbox_seconds: How long a block of code that a model wrote may compute, in its sandbox; waiting for a
+            tool or for the model does not count.
+        sandbox_memory: Bytes that the values of such code may have.
+        allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this user,
+            with all that this user may do. It is no sandbox.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         file: The settings file; False reads none.
@@ -78,6 +83,9 @@ class Settings:
     local_model: str | None
     max_payload: int
     max_result: int
+    sandbox_seconds: float
+    sandbox_memory: int
+    allow_local_interpreter: bool
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     file: File | None = field(compare=False)
@@ -94,11 +102,17 @@ class Settings:
         local_model: str | UnsetType | None = UNSET,
         max_payload: int | UnsetType = UNSET,
         max_result: int | UnsetType = UNSET,
+        sandbox_seconds: float | UnsetType = UNSET,
+        sandbox_memory: int | UnsetType = UNSET,
+        allow_local_interpreter: bool | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
-        values = (default_lm, allow_modules, python, local_model, max_payload, max_result)
+        values = (
+            default_lm, allow_modules, python, local_model, max_payload, max_result, sandbox_seconds,
+            sandbox_memory, allow_local_interpreter,
+        )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms
         options_of_pools = {} if isinstance(pools, UnsetType) else pools

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dspex.types import LMRequest, LMSpec
+from dspex.types import LMRequest, LMSpec, SandboxRules
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
 PROTOCOL = 5
@@ -247,6 +247,7 @@ class WorkerOptions(Message, frozen=True, tag="options"):
         max_memory: Bytes of data that it may have, thread stacks included, so that an allocation above fails;
             None is no limit. See ``limits.limit_data``.
         late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
+        sandbox: What code that a model wrote may take.
     """
 
     slots: int
@@ -256,6 +257,7 @@ class WorkerOptions(Message, frozen=True, tag="options"):
     isolated: bool = False
     max_memory: int | None = None
     late_preload: list[str] = []
+    sandbox: SandboxRules = SandboxRules()
 
 
 class Fork(Message, frozen=True, tag="fork"):

@@ -186,8 +186,10 @@ def _load(preload: list[str]) -> list[str]:
     each worker.
     """
     from dspex.worker import become, dspy_compat  # noqa: F401 (what workers run is loaded before they fork)
+    from dspex.worker.sandbox import choose as sandbox
 
     dspy_compat.prepare()
+    sandbox.preload()
     threaded = []
     for module in preload:
         before = _threads()
