@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import json
 import os
+import secrets
 import signal
 import threading
 import time
@@ -57,10 +58,10 @@ class Monty(Interpreter):
     """
 
     execution_instructions = (
-        "Python runs in a small, restricted interpreter. State persists across executions. Much of the language is "
-        "there; yield, del, class inheritance, property and globals() are not. Of the standard library only json, "
-        "math, re, datetime, collections, itertools, functools, random, decimal, dataclasses, typing and a few more "
-        "can be imported. There are no files, no network, no subprocesses, and no other packages."
+        "Python runs in a small, restricted interpreter. State persists across executions. Much of the language "
+        "is there; yield, del, class inheritance, property and globals() are not. Of the standard library only "
+        "json, math, re, datetime, collections, itertools, functools, random, decimal, dataclasses, typing and a "
+        "few more can be imported. There are no files, no network, no subprocesses, and no other packages."
     )
 
     def __init__(self, rules: SandboxRules, deadline: float | None) -> None:
@@ -70,6 +71,8 @@ class Monty(Interpreter):
         self._session: Any = None
         self._final: dict[str, Any] | None = None
         self._ending: CallEnds | None = None
+        # Tells the exception by which a block has ended from one of the block's own.
+        self._token = secrets.token_hex(8)
 
     def run(self, code: str, variables: dict[str, Any]) -> Outcome:
         """See ``Interpreter``."""
@@ -167,14 +170,12 @@ class Monty(Interpreter):
         def called(*args: Any, **kwargs: Any) -> Any:
             if self._ending is not None:
                 raise self._ending
+            arguments = _bound(name, signature, args, kwargs)
+            if name == SUBMIT:
+                self._final = arguments
+                raise _Submitted(self._token)
             try:
-                arguments = _bound(name, signature, args, kwargs)
-                if name == SUBMIT:
-                    self._final = arguments
-                    raise _Submitted
                 return self.call(name, arguments)
-            except TypeError:
-                raise
             except CallEnds as ending:
                 self._ending = ending
                 raise
@@ -189,7 +190,7 @@ class Monty(Interpreter):
             raise self._ending
         cause = error.exception()
         text = str(cause)
-        if type(cause) is BaseException and self._final is not None:
+        if self._final is not None and text == self._token:
             return self._bounded(Outcome(final=self._final))
         if isinstance(cause, TimeoutError) and text.startswith(_TOO_LONG):
             # What it was doing is left half done.
