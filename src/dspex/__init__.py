@@ -82,6 +82,7 @@ if TYPE_CHECKING:
         ZygoteLost,
         ZygoteStarted,
     )
+    from dspex.tools import Allow, Deny, MCPServer, Tool, ToolRecord, ToolRequest
     from dspex.types import Limits, LMRequest, LMSpec, Retry, Usage, command, module
     from dspex.wire.values import Unsendable
 
@@ -108,6 +109,7 @@ _HOMES = {
         "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized WorkerDraining "
         "WorkerEvent WorkerGone WorkerReady WorkerStarted ZygoteLost ZygoteStarted"
     ),
+    "dspex.tools": "Allow Deny MCPServer Tool ToolRecord ToolRequest",
     "dspex.types": "LMRequest LMSpec Limits Retry Usage command module",
     "dspex.wire.values": "Unsendable",
 }
@@ -116,11 +118,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __version__ = "0.1.0"
 __all__ = [
     "LM",
+    "Allow",
     "BudgetExceeded",
     "CallError",
     "Cancelled",
     "Conflict",
     "DSPyAdapter",
+    "Deny",
     "DspexError",
     "Event",
     "Field",
@@ -143,6 +147,7 @@ __all__ = [
     "LMUnsupported",
     "Limits",
     "LocalModelProgress",
+    "MCPServer",
     "ModuleNotFound",
     "NotAllowed",
     "ParseError",
@@ -178,7 +183,10 @@ __all__ = [
     "StateError",
     "StoreError",
     "Timing",
+    "Tool",
     "ToolError",
+    "ToolRecord",
+    "ToolRequest",
     "UnknownProgram",
     "UnknownProvider",
     "UnknownSession",

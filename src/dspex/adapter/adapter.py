@@ -20,6 +20,7 @@ from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare,
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
 from dspex.runtime.modules import describe, known
 from dspex.settings import Settings
+from dspex.tools import ToolRecord
 
 if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
@@ -216,8 +217,7 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(module):
             users = self._open.portal.run(lambda: self._describe(question), "agenerate")
-        largest = self._open.core.settings.max_payload
-        prepared = prepare(question, self._open.programs, largest, users=users)
+        prepared = self._prepare(question, users)
         done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
         return self._response(read(prepared, done))
 
@@ -255,8 +255,7 @@ class DSPyAdapter:
         users = self._known(question)
         if users is None and is_path(module):
             users = await self._open.portal.wait(lambda: self._describe(question))
-        largest = self._open.core.settings.max_payload
-        prepared = prepare(question, self._open.programs, largest, users=users, on_loop=True)
+        prepared = self._prepare(question, users, on_loop=True)
         done = await self._open.portal.wait(lambda: self._send(prepared))
         return self._response(read(prepared, done))
 
@@ -302,13 +301,24 @@ class DSPyAdapter:
     def _known(self, question: Question) -> Description | None:
         return known(question, self._open.core.modules)
 
+    def _prepare(self, question: Question, users: Description | None, *, on_loop: bool = False) -> Prepared:
+        settings = self._open.core.settings
+        return prepare(
+            question,
+            self._open.programs,
+            settings.max_payload,
+            users=users,
+            allow_modules=settings.allow_modules,
+            on_loop=on_loop,
+        )
+
     async def _describe(self, question: Question) -> Description:
         return await describe(question, self._open.core.modules, partial(self._open.core.pool, self._pool))
 
     async def _send(self, prepared: Prepared) -> Done:
         core = self._open.core
         core.pool(self._pool)  # a wrong name is told before a model is started
-        return await send(prepared, partial(core.pool, self._pool), core.models)
+        return await send(prepared, partial(core.pool, self._pool), core.models, core.functions)
 
     def _response(self, answer: Answer) -> Response:
         requests = answer.requests
@@ -327,5 +337,9 @@ class DSPyAdapter:
             requests=requests,
             worker=answer.done.worker,
             request_id=answer.request_id,
+            trajectory=json_ready(answer.told.get("trajectory"))
+            if self._json
+            else answer.told.get("trajectory"),
+            tool_calls=[ToolRecord(**called) for called in answer.told.get("tool_calls", ())],
             model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
         )

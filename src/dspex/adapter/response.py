@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dspex.tools import ToolRecord
 from dspex.types import LMRequest, Usage
 
 
@@ -40,6 +41,8 @@ class Response:
         timing: Where the time went.
         attempts: How many workers the call was given to; above 1 when one was lost.
         requests: Each LM request that was made.
+        trajectory: What an agent thought, called and saw, as DSPy has it; None for other modules.
+        tool_calls: Each tool that was called, in order.
         cached: Whether the answer came from dspex's cache.
         worker: Number of the worker that answered.
         request_id: The call's name, as in its errors.
@@ -47,7 +50,7 @@ class Response:
 
     __slots__ = (
         "attempts", "cached", "completions", "cost", "model", "outputs", "request_id", "requests", "timing",
-        "usage", "worker",
+        "tool_calls", "trajectory", "usage", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +66,8 @@ class Response:
         worker: int,
         request_id: str,
         model: str | None,
+        trajectory: dict[str, Any] | None = None,
+        tool_calls: list[ToolRecord] | None = None,
     ) -> None:
         self.outputs = outputs
         self.completions = completions
@@ -72,6 +77,8 @@ class Response:
         self.timing = timing
         self.attempts = attempts
         self.requests = requests
+        self.trajectory = trajectory
+        self.tool_calls = tool_calls or []
         self.cached = False
         self.worker = worker
         self.request_id = request_id
@@ -112,6 +119,8 @@ class Response:
             "timing": msgspec.to_builtins(self.timing),
             "attempts": self.attempts,
             "requests": msgspec.to_builtins(self.requests),
+            "trajectory": json_ready(self.trajectory),
+            "tool_calls": json_ready(self.tool_calls),
             "cached": self.cached,
             "worker": self.worker,
             "request_id": self.request_id,

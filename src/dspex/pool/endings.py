@@ -19,7 +19,11 @@ from dspex.pool.work import Work
 
 _NOT_AGAIN = (
     "it is not known here whether what it ran may run again: a program of yours that may says so with "
-    "@dspex.module(idempotent=True)"
+    "@dspex.module(idempotent=True), and a tool by dspex.Tool(..., idempotent=True)"
+)
+_TOOLS_RAN = (
+    "a tool of its was called that may not be called twice: one that may is given as dspex.Tool(fn, "
+    "idempotent=True)"
 )
 _WHY = {
     "deadline": "a call did not stop at its deadline",
@@ -68,7 +72,8 @@ def not_sent(error: Exception) -> DspexError:
 
 def lost(worker: WorkerHandle, work: Work, cause: str) -> WorkerLost:
     """A call's worker was lost, and the call is not run again."""
-    again = "" if work.repeatable else f", and {_NOT_AGAIN}"
+    why = _NOT_AGAIN if work.callbacks is None else _TOOLS_RAN
+    again = "" if work.repeatable else f", and {why}"
     return WorkerLost(
         f"the worker was lost while it ran the call ({cause}){again}",
         details={"worker": worker.number, "pid": worker.pid, "cause": cause, "attempts": work.attempts},

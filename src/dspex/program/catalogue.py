@@ -49,8 +49,13 @@ def fit(entry: ModuleEntry, signature: Signature) -> Signature:
     An output that the signature has already by that name keeps its type and comes first, as in DSPy.
 
     Raises:
-        InvalidSignature: An input has the name of an output that the module adds; DSPy would lose it.
+        InvalidSignature: An input has the name of an output that the module adds, or a field one that the
+            module uses itself; DSPy would lose it.
     """
+    for field in (*signature.inputs, *signature.outputs):
+        if field.name in entry.reserved:
+            reason = f"{entry.name} uses the name {field.name!r} itself; give this field another one"
+            raise refusal(signature.text, max(0, signature.text.find(field.text)), reason)
     position = 0
     for field in signature.inputs:
         if field.name in entry.adds_outputs:

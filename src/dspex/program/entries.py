@@ -21,6 +21,7 @@ class ModuleEntry:
         adds_outputs: Text outputs that it puts before those of the signature.
         own: Options of its own, by name; DSPy's constructor takes them.
         generation: Options of its LM requests by name.
+        reserved: Names that no field of a signature may have, because the module uses them itself.
         needs: What a call has to bring or the installation to have, beside inputs.
         shared: Whether it may run beside other calls on a worker's loop; else a worker runs it alone, and can
             be ended for it.
@@ -34,6 +35,7 @@ class ModuleEntry:
     adds_outputs: tuple[str, ...] = ()
     own: Mapping[str, Option] = field(default_factory=dict)
     generation: Mapping[str, Option] = field(default_factory=lambda: GENERATION)
+    reserved: frozenset[str] = frozenset()
     needs: frozenset[Need] = frozenset()
     shared: bool = True
     repeatable: bool = True
@@ -70,7 +72,18 @@ MODULES: Mapping[str, ModuleEntry] = {
             ("reasoning",),
             _own(_max_iters(20, "tool calls")),
             _EACH,
+            frozenset({"trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"}),
             _TOOLS,
+        ),
+        ModuleEntry(
+            "dspy.ReActV2",
+            "ReAct by the provider's own tool calls where it has them, several in one turn.",
+            (),
+            _own(_max_iters(20, "turns")),
+            _EACH,
+            frozenset({"history", "tools", "next_thought", "tool_calls", "termination_reason", "max_iters"}),
+            _TOOLS,
+            status="experimental",
         ),
         ModuleEntry(
             "dspy.ProgramOfThought",
@@ -78,6 +91,7 @@ MODULES: Mapping[str, ModuleEntry] = {
             ("reasoning",),
             _own(_max_iters(3, "programs that are tried")),
             _EACH,
+            frozenset(),
             _SANDBOX,
             shared=False,
             status="leaving",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dspex.errors import InvalidOption
 from dspex.program import catalogue
 from dspex.program import options as options_
 from dspex.program import signature as signature_
@@ -42,16 +43,25 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 def make(
-    module: str, signature: str | signature_.Signature, options: Mapping[str, Any] | None = None
+    module: str,
+    signature: str | signature_.Signature,
+    options: Mapping[str, Any] | None = None,
+    tools: tuple[ToolSpec, ...] = (),
 ) -> ProgramSpec:
     """A checked spec from what a caller wrote.
 
     Raises:
         ModuleNotFound: No module has that name.
         InvalidSignature: The signature is malformed, or does not fit the module.
-        InvalidOption: The module does not have that option, or not with that value.
+        InvalidOption: The module does not have that option, or not with that value; or it takes no tools.
     """
     entry = catalogue.find(module)
     checked = signature_.of(signature)
     catalogue.fit(entry, checked)
-    return ProgramSpec(entry.name, checked, options_.check(entry, options))
+    if tools and "tools" not in entry.needs:
+        able = ", ".join(name for name, other in catalogue.MODULES.items() if "tools" in other.needs)
+        raise InvalidOption(
+            f"{entry.name} calls no tools; modules that do: {able}",
+            details={"module": entry.name, "option": "tools"},
+        )
+    return ProgramSpec(entry.name, checked, options_.check(entry, options), tools)

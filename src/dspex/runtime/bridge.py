@@ -31,7 +31,7 @@ from dspex.runtime.portal import Portal
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
-_MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm")
+_MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm", "tools")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,9 @@ class Bridge:
                 ``shutdown``, ``configure_lm``, or one that a module of yours registered with
                 ``@dspex.command``.
             args: Its arguments by name. ``execute_module`` takes ``module``, ``signature``, ``inputs`` or
-                ``prompt``, ``options`` and ``lm``, and returns the outputs. ``configure_lm`` takes what
-                ``LM`` takes, and the ``name`` of a profile; without one it is the runtime's default.
+                ``prompt``, ``options``, ``lm`` and ``tools`` (import paths), and returns the outputs.
+                ``configure_lm`` takes what ``LM`` takes, and the ``name`` of a profile; without one it is the
+                runtime's default.
             timeout: Seconds after which the work is stopped; None never stops it.
             tenant: Whose call it is: tenants take turns when calls have to wait.
             priority: ``"batch"`` lets interactive calls go first.
@@ -160,7 +161,14 @@ class Bridge:
         on_loop: bool = False,
     ) -> Prepared | _Command:
         if question is not None:
-            return prepare(question, self._programs, self._max_payload, users=users, on_loop=on_loop)
+            return prepare(
+                question,
+                self._programs,
+                self._max_payload,
+                users=users,
+                allow_modules=self._core.settings.allow_modules,
+                on_loop=on_loop,
+            )
         deadline = deadline_in(timeout)
         stored, types = encode_arguments(args, self._max_payload, where="args", on_loop=on_loop)
         return _Command(command, stored, types, deadline, whose, secrets.token_hex(8))
@@ -171,7 +179,8 @@ class Bridge:
     async def _send(self, prepared: Prepared | _Command) -> Done:
         pool = self._core.pool(self._name)
         if isinstance(prepared, Prepared):
-            return await send(prepared, partial(self._core.pool, self._name), self._core.models)
+            pool_for = partial(self._core.pool, self._name)
+            return await send(prepared, pool_for, self._core.models, self._core.functions)
         args = prepared.args
         if isinstance(args, list):
             args = await astore(args)
@@ -241,7 +250,24 @@ def _question(args: dict[str, Any], deadline: float | None, whose: Caller) -> Qu
         signature=args.get("signature"),
         inputs=args.get("inputs"),
         options=args.get("options") or {},
+        tools=_paths(args.get("tools")),
         lm=args.get("lm"),
         deadline=deadline,
         caller=whose,
     )
+
+
+def _paths(tools: Any) -> list[str] | None:
+    """Tools by import path: a command has no functions.
+
+    Raises:
+        InvalidInput: One of them is something else.
+    """
+    if tools is None:
+        return None
+    if not isinstance(tools, list | tuple) or not all(is_path(tool) for tool in tools):
+        raise InvalidInput(
+            "tools of a command are a list of import paths such as 'package.module:function'; functions are "
+            "taken by adapter.generate"
+        )
+    return list(tools)

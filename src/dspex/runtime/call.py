@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import secrets
 import threading
@@ -21,10 +22,13 @@ from dspex.pool.work import Done, Work
 from dspex.program import catalogue, described, prompt, signature
 from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
-from dspex.program.importpath import is_path, name_of
+from dspex.program.importpath import is_path, name_of, require_allowed
 from dspex.program.spec import ProgramSpec, make
+from dspex.program.toolspec import CallersTool, look_at
 from dspex.runtime.caller import Caller
+from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
+from dspex.runtime.tools import CallTools, by_name
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.blobs import Blob
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments, take
@@ -103,6 +107,7 @@ class Answer:
     Attributes:
         outputs: Outputs by name, in the signature's order.
         completions: All of them, when the model was asked for several; else None.
+        told: What else the program told, by name: ``trajectory``, ``tool_calls``.
         done: How the call went through the pool.
         request_id: Its name, as in its errors.
         total: Seconds from the question to the answer.
@@ -110,6 +115,7 @@ class Answer:
 
     outputs: dict[str, Any]
     completions: list[dict[str, Any]] | None
+    told: dict[str, Any]
     done: Done
     request_id: str
     total: float
@@ -191,6 +197,10 @@ class Prepared:
         shared: Whether it may run beside other calls.
         repeatable: Whether it may run again when its worker was lost.
         needs_lm: Whether it is refused without an LM; a program of the user's own need not ask one.
+        tools: The tools that the worker may ask for, by name.
+        context: The context variables of whoever asked, for its tools.
+        loop: The event loop of whoever asked, for its async tools; None without one.
+        largest: The most bytes that the result of a tool may have.
     """
 
     question: Question
@@ -204,6 +214,17 @@ class Prepared:
     shared: bool = True
     repeatable: bool = False
     needs_lm: bool = True
+    tools: Mapping[str, CallersTool] = field(default_factory=dict)
+    context: contextvars.Context | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    largest: int = 0
+
+    def callbacks(self, functions: Functions) -> CallTools | None:
+        """What a worker may ask of its caller while it runs this; on the runtime's loop."""
+        if not self.tools:
+            return None
+        context = self.context or contextvars.copy_context()
+        return CallTools(self.tools, functions, context, self.loop, self.largest, self.request_id)
 
 
 def prepare(
@@ -212,6 +233,7 @@ def prepare(
     max_payload: int,
     *,
     users: Description | None = None,
+    allow_modules: Collection[str] = (),
     on_loop: bool = False,
 ) -> Prepared:
     """Check and encode a question. Large values take their time here, and not on the runtime's loop.
@@ -221,6 +243,7 @@ def prepare(
         programs: The runtime's encoded programs.
         max_payload: The most bytes that the inputs may have.
         users: What is known of the program, when it is one of the user's own.
+        allow_modules: Where tools by import path may come from.
         on_loop: Whether this is an event loop's thread: then ``send`` has large inputs stored in another.
 
     Raises:
@@ -230,10 +253,19 @@ def prepare(
         if users is None:
             wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
             sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
-            spec = make(question.module, sig, question.options)
-            entry = catalogue.find(spec.module)
-            shared, repeatable = entry.shared, entry.repeatable
+            entry = catalogue.find(question.module)
+            tools = _tools(question, entry, allow_modules)
+            spec = make(entry.name, sig, question.options, tuple(tool.spec for tool in tools))
+            # What a worker loads it runs alone, so that it can be ended for it.
+            loaded = [tool.spec for tool in tools if tool.spec.path is not None]
+            shared = entry.shared and not loaded
+            repeatable = entry.repeatable and all(tool.idempotent for tool in loaded)
         else:
+            if question.tools:
+                raise InvalidOption(
+                    f"{users.module} has its tools in its own code", details={"option": "tools"}
+                )
+            tools = ()
             said = described.check_options(question.module, question.options)
             inputs = described.fill(users, question.prompt, question.inputs)
             spec = ProgramSpec(users.module, None)
@@ -255,16 +287,38 @@ def prepare(
         shared,
         repeatable,
         needs_lm=users is None,
+        tools=by_name(tools),
+        context=contextvars.copy_context() if tools else None,
+        loop=asyncio.get_running_loop() if tools and on_loop else None,
+        largest=max_payload,
     )
 
 
-async def send(prepared: Prepared, pool_for: PoolFor, models: Models) -> Done:
+def _tools(
+    question: Question, entry: catalogue.ModuleEntry, allow_modules: Collection[str]
+) -> tuple[CallersTool, ...]:
+    if question.tools is None:
+        if "tools" in entry.needs:
+            raise InvalidOption(
+                f"{entry.name} needs tools=[...], the functions that the model may have called",
+                details={"module": entry.name, "option": "tools"},
+            )
+        return ()
+    tools = look_at(question.tools, entry.name)
+    for tool in tools:
+        if tool.spec.path is not None:
+            require_allowed(tool.spec.path, allow_modules)
+    return tools
+
+
+async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions: Functions) -> Done:
     """Take a prepared question through the pool, on the runtime's loop. Its inputs are let go of.
 
     Args:
         prepared: The question.
         pool_for: The pool whose workers can ask an LM, and its companion for calls that run alone.
         models: The runtime's models.
+        functions: Where the caller's tools run.
 
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
@@ -273,16 +327,18 @@ async def send(prepared: Prepared, pool_for: PoolFor, models: Models) -> Done:
         stored = prepared.inputs
         inputs = await astore(stored) if isinstance(stored, list) else stored
         try:
-            return await _ask(prepared, inputs, pool_for, models)
+            return await _ask(prepared, inputs, pool_for, models, prepared.callbacks(functions))
         finally:
             discard(inputs)
     except DspexError as error:
         raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
 
 
-async def _ask(prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: Models) -> Done:
+async def _ask(
+    prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: Models, callbacks: CallTools | None
+) -> Done:
     """Ask with the LM's key, and once more if it was refused and has been renewed meanwhile."""
-    repeatable, alone = prepared.repeatable, not prepared.shared
+    alone = not prepared.shared
 
     def work(lm: Resolved | None) -> Work:
         number, spec, gate = (0, None, None) if lm is None else (lm.number, lm.spec, lm.gate)
@@ -297,7 +353,8 @@ async def _ask(prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: M
             gate,
             tenant=prepared.question.caller.tenant,
             batch=prepared.question.caller.batch,
-            repeatable=repeatable,
+            repeatable=prepared.repeatable,
+            callbacks=callbacks,
             admitted=prepared.started,
         )
 
@@ -310,12 +367,13 @@ async def _ask(prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: M
             return await pool_for(None, isolated=alone).execute(work(None))
         except LMNotConfigured:
             raise refusal from None  # it did ask one, and this one says what is missing
+    first = work(lm)
     try:
-        return await pool_for(lm.spec, isolated=alone).execute(work(lm))
+        return await pool_for(lm.spec, isolated=alone).execute(first)
     except LMAuth as refusal:
         # A function or a file may give another key by now.
         newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)
-        if newer.spec.secrets == lm.spec.secrets or not repeatable:
+        if newer.spec.secrets == lm.spec.secrets or not first.repeatable:
             raise
         _log.info("the key of %s was refused and has changed since: asking again", lm.spec.asked)
         done = await pool_for(newer.spec, isolated=alone).execute(work(newer))
@@ -334,7 +392,8 @@ def read(prepared: Prepared, done: Done) -> Answer:
     """
     answer = read_value(done.value, prepared.types, prepared.request_id)
     seconds = time.monotonic() - prepared.started
-    return Answer(answer["outputs"], answer.get("completions"), done, prepared.request_id, seconds)
+    outputs, completions = answer.pop("outputs"), answer.pop("completions", None)
+    return Answer(outputs, completions, answer, done, prepared.request_id, seconds)
 
 
 def read_value(value: msgspec.Raw | Blob, types: Mapping[str, type], request_id: str) -> Any:

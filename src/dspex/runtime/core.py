@@ -13,6 +13,7 @@ from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import ZygoteClient
+from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, as_lm, find
 from dspex.runtime.modules import Modules
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
@@ -62,6 +63,7 @@ class Core:
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
         self.modules = Modules(self.settings.allow_modules)
+        self.functions = Functions()
         options = self.settings.pools_over(DEFAULTS, pools or {})
         self._pools = Pools(options, self.settings, self.models.gates, self.bus.emit, zygote)
         self._presence = Presence(self.stats, self.settings.python)
@@ -221,6 +223,7 @@ class Core:
             self._warming.cancel()
             await asyncio.wait([self._warming])
         await self._pools.aclose()
+        await self.functions.aclose()
         await self.models.aclose()
         await self.bus.aclose()
         self._closed.set()

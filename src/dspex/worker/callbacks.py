@@ -103,7 +103,7 @@ class WorkerCallbacks:
         return _read(await asyncio.wrap_future(going))
 
     def call_from_thread(self, scope: CallScope, tool: str, args: dict[str, Any]) -> Returned:
-        """``call`` for a thread without a loop; when its call is stopped, ``asyncio.CancelledError`` is raised.
+        """``call`` for a thread without a loop. A call that is stopped raises ``asyncio.CancelledError``.
 
         Raises:
             RuntimeError: Called on the worker's loop, which would wait for itself.

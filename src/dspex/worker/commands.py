@@ -112,7 +112,7 @@ class Commands:
             )
         spec = make(asked.get("module", "dspy.Predict"), asked["signature"])
         program = build(spec)
-        declared = program.module if isinstance(program.module, dspy.Predict) else program.module.predict
+        declared = _declared(program.module)
         return encode_result(
             {
                 "module": spec.module,
@@ -165,6 +165,13 @@ class Commands:
                     f"importing {module!r}, which allow_modules names, failed: ", error
                 ) from error
         self._imported = True
+
+
+def _declared(module: Any) -> Any:
+    """The part of a module that has the signature as the module answers it."""
+    if isinstance(module, dspy.ReAct):
+        return module.extract.predict
+    return module if isinstance(module, dspy.Predict | dspy.ReActV2) else module.predict
 
 
 def _schemas(fields: Any) -> dict[str, Any]:

@@ -28,7 +28,10 @@ import dspy.clients.capabilities  # noqa: E402
 import dspy.clients.costs  # noqa: E402
 import dspy.clients.execution  # noqa: E402
 import dspy.clients.model_metadata  # noqa: E402
+import dspy.predict.react  # noqa: E402
+import dspy.predict.react_v2  # noqa: E402
 import dspy.signatures.signature  # noqa: E402
+import dspy.utils.exceptions  # noqa: E402
 import pydantic  # noqa: E402
 from dspy.clients._deprecation import warn_openai_messages  # noqa: E402
 from dspy.utils.callback import with_callbacks  # noqa: E402
@@ -44,6 +47,7 @@ def prepare() -> None:
     _cache_model_info()
     _cache_fields()
     _price_inline()
+    _show_tool_errors()
     _warm_up()
 
 
@@ -131,6 +135,32 @@ def _price_inline() -> None:
     the rest of it: without them a worker answers twice as many calls.
     """
     dspy.clients.execution.asyncio = _Asyncio()
+
+
+class ToolFailed(Exception):
+    """A tool raised, and this is what a model is shown of it.
+
+    Attributes:
+        text: Its type, its message, and the frames of the tool's own code.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def _show_tool_errors() -> None:
+    """DSPy shows a model the first five frames of a failed tool. In a worker these would all be dspex's."""
+    stock = dspy.utils.exceptions.format_error_for_lm
+
+    @functools.wraps(stock)
+    def shown(error: BaseException, *, traceback_frames: int = 0) -> str:
+        if isinstance(error, ToolFailed):
+            return f"\n{error.text}" if traceback_frames > 0 else error.text
+        return str(stock(error, traceback_frames=traceback_frames))
+
+    for module in (dspy.predict.react, dspy.predict.react_v2):
+        module.format_error_for_lm = shown
 
 
 class WorkerLM(dspy.LM):  # type: ignore[misc]

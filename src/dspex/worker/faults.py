@@ -70,6 +70,18 @@ _DSPY = str(Path(dspy_errors.__file__).parents[1]) + os.sep
 _IMPORT = ("<frozen importlib", str(Path(importlib.__file__).parent) + os.sep)
 
 
+class Ended(BaseException):
+    """Ends a call with an error, whatever its program catches.
+
+    Attributes:
+        error: The call's error.
+    """
+
+    def __init__(self, error: errors.DspexError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
     """The dspex class for an LM failure of DSPy's; None for any other exception."""
     kind = next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), None)
@@ -114,6 +126,8 @@ def translate(error: BaseException, secrets: Iterable[str] = ()) -> errors.Dspex
 
 
 def _translate(error: BaseException) -> errors.DspexError:
+    if isinstance(error, Ended):
+        return error.error
     if isinstance(error, errors.DspexError):
         return error
     if isinstance(error, dspy_errors.AdapterParseError):
@@ -217,7 +231,7 @@ def frames(error: BaseException) -> list[dict[str, Any]]:
     is no Python has no frame, and its place is told instead.
     """
     found = list(traceback.extract_tb(error.__traceback__))
-    users = [frame for frame in found if not frame.filename.startswith((_HERE, _DSPY, _THREADS, *_IMPORT))]
+    users = [frame for frame in found if not is_not_users(frame.filename)]
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         source = (error.text or "").strip()
         users.append(traceback.FrameSummary(error.filename, error.lineno, "<module>", line=source))
@@ -225,6 +239,11 @@ def frames(error: BaseException) -> list[dict[str, Any]]:
         {"file": frame.filename, "line": frame.lineno, "function": frame.name, "source": frame.line or ""}
         for frame in (users or found[-3:])
     ]
+
+
+def is_not_users(file: str) -> bool:
+    """Whether code in that file is dspex's, DSPy's or Python's own machinery."""
+    return file.startswith((_HERE, _DSPY, _THREADS, *_IMPORT))
 
 
 def _forms(secret: str) -> set[str]:

@@ -210,7 +210,8 @@ class Worker:
                 running.task.cancel()
 
     async def _run(self, call: Call, args: msgspec.Raw | Blob, running: Running) -> None:
-        current.set(CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks))
+        scope = CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks)
+        current.set(scope)
         waiting.set(self._waiting)
         started = time.monotonic()
         running.begun = True
@@ -241,6 +242,9 @@ class Worker:
             self._channel.send(Result(call.id, value, seconds), blob)
         else:
             discard(result)
+            if scope.tool_calls:  # what a failed call has done all the same
+                done = [{**one, "arguments": None} for one in scope.tool_calls]
+                error.details.setdefault("tool_calls", done)
             self._send_fault(Fault(call.id, error.to_wire(), seconds))
 
     def _send_fault(self, fault: Fault) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from dspex.program.importpath import is_path
 from dspex.program.spec import ProgramSpec
-from dspex.worker.build import build
+from dspex.worker.build import build, imports
 from dspex.worker.built import Runnable
 from dspex.worker.threads import Place
 from dspex.worker.users import make
@@ -63,7 +63,7 @@ class Programs:
             return found
         spec = _decode_spec(encoded)
         size = len(bytes(encoded))
-        if not is_path(spec.module):
+        if not is_path(spec.module) and not imports(spec):
             program = build(spec)
             self.keep(fingerprint, program, size)
             return program
@@ -72,9 +72,13 @@ class Programs:
             try:
                 found = self.find(fingerprint)
                 if found is None:
-                    found = await place.blocking(lambda: make(spec.module, allow_modules))
+                    found = await place.blocking(lambda: _made(spec, allow_modules))
                     self.keep(fingerprint, found, size)
             finally:
                 # Those that wait have the lock; who comes later finds the program, or makes a lock anew.
                 self._building.pop(fingerprint, None)
         return found
+
+
+def _made(spec: ProgramSpec, allow_modules: list[str]) -> Runnable:
+    return make(spec.module, allow_modules) if is_path(spec.module) else build(spec, allow_modules)

@@ -72,6 +72,9 @@ def _answer(program: Runnable, prediction: Any) -> list[bytes]:
         answer["completions"] = [
             {name: _plain(completions[name][index]) for name in names} for index in range(len(completions))
         ]
+    called = engine.scope_of_call().tool_calls
+    if called:
+        answer["tool_calls"] = called
     return encode_result({**answer, **program.told_by(prediction)})
 
 
