@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
 
 Prompt = str | Sequence[Mapping[str, Any]]
-Sandbox = Literal["auto", "monty", "deno"]
+Sandbox = Literal["auto", "monty", "deno", "local"]
 
 
 class _Unset:

@@ -34,7 +34,7 @@ class Tethered:
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         self._lifeline = Lifeline()
         try:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 (the caller's own command)
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -27,6 +27,7 @@ class ModuleEntry:
             be ended for it.
         repeatable: Whether running it twice does no more than running it once, so that a call whose
             worker died may simply run again. Tools decide for themselves.
+        may_have_tools: Whether a call may bring tools that it need not.
         status: ``"experimental"``, or ``"leaving"`` when DSPy has said that it will go; else empty.
     """
 
@@ -39,12 +40,18 @@ class ModuleEntry:
     needs: frozenset[Need] = frozenset()
     shared: bool = True
     repeatable: bool = True
+    may_have_tools: bool = False
     status: Literal["", "experimental", "leaving"] = ""
 
     @property
     def options(self) -> dict[str, Option]:
         """All its options by name."""
         return {**self.own, **self.generation}
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether a call may bring tools."""
+        return self.may_have_tools or "tools" in self.needs
 
 
 def _own(*options: Option) -> dict[str, Option]:
@@ -91,10 +98,69 @@ MODULES: Mapping[str, ModuleEntry] = {
             ("reasoning",),
             _own(_max_iters(3, "programs that are tried")),
             _EACH,
-            frozenset(),
+            frozenset(
+                {
+                    "generated_code",
+                    "previous_code",
+                    "error",
+                    "final_generated_code",
+                    "code_output",
+                    "interpreter",
+                }
+            ),
             _SANDBOX,
             shared=False,
             status="leaving",
+        ),
+        ModuleEntry(
+            "dspy.CodeAct",
+            "Writes code that calls tools, runs it in a sandbox, looks at what it gave, and again.",
+            ("reasoning",),
+            _own(_max_iters(5, "programs that are run")),
+            _EACH,
+            frozenset({"trajectory", "generated_code", "finished", "interpreter", "max_iters"}),
+            _TOOLS | _SANDBOX,
+            shared=False,
+            status="leaving",
+        ),
+        ModuleEntry(
+            "dspy.RLM",
+            "Explores inputs of any length by code in a sandbox, which may ask the model about parts of them.",
+            (),
+            _own(
+                _max_iters(20, "blocks of code"),
+                Option(
+                    "max_llm_calls",
+                    "a whole number from 1 to 10000",
+                    whole(1, 10_000),
+                    50,
+                    "The most requests that the code itself may make.",
+                ),
+                Option(
+                    "max_output_chars",
+                    "a whole number from 100 to 1000000",
+                    whole(100, 1_000_000),
+                    10_000,
+                    "How much of what a block printed the model is shown.",
+                ),
+            ),
+            _EACH,
+            frozenset(
+                {
+                    "trajectory",
+                    "final_reasoning",
+                    "interpreter_factory",
+                    "dspy",
+                    "llm_query",
+                    "llm_query_batched",
+                    "SUBMIT",
+                    "print",
+                }
+            ),
+            _SANDBOX,
+            shared=False,
+            may_have_tools=True,
+            status="experimental",
         ),
         ModuleEntry(
             "dspy.MultiChainComparison",

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+#: Where code that a model wrote may be run; ``"local"`` is no sandbox and has to be allowed.
+SANDBOXES = ("auto", "monty", "deno", "local")
+
+
 class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
     """Everything that a worker needs to build a program.
 
@@ -26,7 +30,7 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
             the user's own.
         options: Checked options of the module by name.
         tools: What its tools are called and take.
-        sandbox: Where code that a model wrote is run: ``"auto"``, ``"monty"`` or ``"deno"``.
+        sandbox: Where code that a model wrote is run: one of ``SANDBOXES``.
     """
 
     module: str
@@ -47,6 +51,7 @@ def make(
     signature: str | signature_.Signature,
     options: Mapping[str, Any] | None = None,
     tools: tuple[ToolSpec, ...] = (),
+    sandbox: str = "auto",
 ) -> ProgramSpec:
     """A checked spec from what a caller wrote.
 
@@ -58,10 +63,28 @@ def make(
     entry = catalogue.find(module)
     checked = signature_.of(signature)
     catalogue.fit(entry, checked)
-    if tools and "tools" not in entry.needs:
-        able = ", ".join(name for name, other in catalogue.MODULES.items() if "tools" in other.needs)
+    if tools and not entry.takes_tools:
+        able = ", ".join(name for name, other in catalogue.MODULES.items() if other.takes_tools)
         raise InvalidOption(
             f"{entry.name} calls no tools; modules that do: {able}",
             details={"module": entry.name, "option": "tools"},
         )
-    return ProgramSpec(entry.name, checked, options_.check(entry, options), tools)
+    check_sandbox(entry.name, sandbox, needed="sandbox" in entry.needs)
+    return ProgramSpec(entry.name, checked, options_.check(entry, options), tools, sandbox)
+
+
+def check_sandbox(module: str, sandbox: str, *, needed: bool) -> None:
+    """Refuse what is no sandbox, and one for a module that runs no code of the model's.
+
+    Raises:
+        InvalidOption: It is one of these.
+    """
+    if sandbox not in SANDBOXES:
+        known = ", ".join(map(repr, SANDBOXES))
+        raise InvalidOption(f"sandbox is one of {known}, not {sandbox!r}", details={"option": "sandbox"})
+    if sandbox != "auto" and not needed:
+        able = ", ".join(name for name, other in catalogue.MODULES.items() if "sandbox" in other.needs)
+        raise InvalidOption(
+            f"{module} runs no code that a model wrote; modules that do: {able}",
+            details={"module": module, "option": "sandbox"},
+        )

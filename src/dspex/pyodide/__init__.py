@@ -1,1 +1,1 @@
-"""All of Python in a sandbox: Pyodide under Deno, fetched once, started from a snapshot, bound on every side."""
+"""All of Python in a sandbox: Pyodide under Deno, fetched once, started from a snapshot, bounded."""

@@ -31,7 +31,7 @@ _FILES = 64
 _BLOCK = 1 << 18
 _CLOCK = os.sysconf("SC_CLK_TCK")
 
-Call = Callable[[str, dict[str, Any]], Any]
+Call = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 class Session:
@@ -95,7 +95,8 @@ class Session:
             code: The block.
             variables: JSON-ready values by the names that the block has for them.
             functions: Name and parameters of each function that it can call and did not know before.
-            call: Calls one of these, and gives its JSON-ready result; what it raises the block is told.
+            call: Calls one of these, and gives what the block is told: JSON-ready data as ``value``, or as
+                ``error`` what it is to raise.
 
         Raises:
             SandboxMissing: It is not installed.
@@ -121,7 +122,10 @@ class Session:
             said = self._understood(answer, number)
             if "call" not in said:
                 return self._outcome(said)
-            line = json.dumps(_called(call, said)).encode()
+            name, arguments = said.get("call"), said.get("arguments")
+            if not isinstance(name, str) or not isinstance(arguments, dict):
+                raise self._end("RuntimeError", "the code has broken the sandbox")
+            line = json.dumps(call(name, arguments)).encode()
 
     def close(self) -> None:
         """End the process; safe to repeat."""
@@ -235,17 +239,3 @@ class Session:
     def _end(self, kind: str, text: str) -> Ended:
         self.close()
         return Ended(kind, text)
-
-
-def _called(call: Call, said: dict[str, Any]) -> dict[str, Any]:
-    """What the code is told of its call.
-
-    An exception is told, as it would be of the code's own functions; what ends the call is no ``Exception``.
-    """
-    name, arguments = said.get("call"), said.get("arguments")
-    try:
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise TypeError("a function is called by its name, with arguments by name")
-        return {"value": call(name, arguments)}
-    except Exception as error:  # noqa: BLE001
-        return {"error": f"{type(error).__name__}: {error}"}

@@ -91,11 +91,8 @@ def prepare(archive: Path | None = None) -> Path:
     return _make(deno)
 
 
-def found(timeout: float) -> tuple[Path, Path]:
-    """Deno's binary and the snapshot, for a call, which fetches nothing.
-
-    Args:
-        timeout: Seconds that the call has left.
+def needed() -> Path:
+    """Deno's binary, if all is there that a call does not make itself.
 
     Raises:
         SandboxMissing: Deno or Pyodide is not there; the message names the command that gets it.
@@ -106,6 +103,19 @@ def found(timeout: float) -> tuple[Path, Path]:
             f"the sandbox 'deno' needs Pyodide {PYODIDE.version}, which is fetched once: run  {FETCH}",
             details={"command": FETCH, "cache_dir": str(directory().parent)},
         )
+    return deno
+
+
+def found(timeout: float) -> tuple[Path, Path]:
+    """Deno's binary and the snapshot, for a call, which fetches nothing.
+
+    Args:
+        timeout: Seconds that the call has left.
+
+    Raises:
+        SandboxMissing: Deno or Pyodide is not there; the message names the command that gets it.
+    """
+    deno = needed()
     return deno, _make(deno, timeout)
 
 

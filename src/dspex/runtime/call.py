@@ -23,7 +23,7 @@ from dspex.program import catalogue, described, prompt, signature
 from dspex.program.described import Description
 from dspex.program.fingerprint import fingerprint
 from dspex.program.importpath import is_path, name_of, require_allowed
-from dspex.program.spec import ProgramSpec, make
+from dspex.program.spec import ProgramSpec, check_sandbox, make
 from dspex.program.toolspec import CallersTool, look_at
 from dspex.runtime.caller import Caller
 from dspex.runtime.functions import Functions
@@ -255,7 +255,9 @@ def prepare(
             sig, inputs = prompt.fill(signature.of(wanted), question.prompt, question.inputs)
             entry = catalogue.find(question.module)
             tools = _tools(question, entry, allow_modules)
-            spec = make(entry.name, sig, question.options, tuple(tool.spec for tool in tools))
+            spec = make(
+                entry.name, sig, question.options, tuple(tool.spec for tool in tools), question.sandbox
+            )
             # What a worker loads it runs alone, so that it can be ended for it.
             loaded = [tool.spec for tool in tools if tool.spec.path is not None]
             shared = entry.shared and not loaded
@@ -265,6 +267,7 @@ def prepare(
                 raise InvalidOption(
                     f"{users.module} has its tools in its own code", details={"option": "tools"}
                 )
+            check_sandbox(users.module, question.sandbox, needed=False)
             tools = ()
             said = described.check_options(question.module, question.options)
             inputs = described.fill(users, question.prompt, question.inputs)

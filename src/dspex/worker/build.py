@@ -8,17 +8,20 @@ import dspy
 
 from dspex.program.spec import ProgramSpec
 from dspex.worker.built import Program
-from dspex.worker.modules import agents, plain
+from dspex.worker.modules import agents, coding, plain
 from dspex.worker.tools import as_tools
 
 # What the catalogue names; nothing is looked up in DSPy by a caller's word.
 _MAKERS: dict[str, Callable[[ProgramSpec], Program]] = {
     "dspy.Predict": plain.predict,
     "dspy.ChainOfThought": plain.chain_of_thought,
+    "dspy.ProgramOfThought": coding.program_of_thought,
 }
 _WITH_TOOLS: dict[str, Callable[[ProgramSpec, list[dspy.Tool]], Program]] = {
     "dspy.ReAct": agents.react,
     "dspy.ReActV2": agents.react_v2,
+    "dspy.CodeAct": coding.code_act,
+    "dspy.RLM": coding.rlm,
 }
 
 

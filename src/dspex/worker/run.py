@@ -10,6 +10,7 @@ from dspex.errors import LMNotConfigured
 from dspex.wire.values import encode_result
 from dspex.worker import engine
 from dspex.worker.built import Runnable
+from dspex.worker.sandbox.choose import Factory
 
 # Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
 _QUIET = {
@@ -61,7 +62,14 @@ async def run_awaited(
 
 
 def _context(lm: dspy.BaseLM, adapter: Any) -> Any:
-    return dspy.context(lm=lm, adapter=adapter, **_QUIET, **{engine.IN_DSPY: engine.current.get(None)})
+    return dspy.context(
+        lm=lm,
+        adapter=adapter,
+        # A program of the user's may hold modules that run code; DSPy's own sandbox has no limit of time.
+        interpreter_factory=Factory("auto"),
+        **_QUIET,
+        **{engine.IN_DSPY: engine.current.get(None)},
+    )
 
 
 def _answer(program: Runnable, prediction: Any) -> list[bytes]:

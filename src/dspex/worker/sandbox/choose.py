@@ -127,30 +127,35 @@ class Factory:
 
     Args:
         kind: ``"auto"``, ``"monty"``, ``"deno"``, or ``"local"``.
-
-    Raises:
-        NotAllowed: It is ``"local"``, and the operator did not allow that.
-        SandboxMissing: It is not installed.
     """
 
     def __init__(self, kind: str) -> None:
-        if kind == "local" and not _rules.local:
+        self._kind = kind
+        self._made: Any = None
+
+    def check(self) -> None:
+        """Refuse what cannot be had, before a model is asked.
+
+        Raises:
+            NotAllowed: It is ``"local"``, and the operator did not allow that.
+            SandboxMissing: It is not installed.
+        """
+        if self._kind == "local" and not _rules.local:
             raise NotAllowed(
                 "sandbox='local' runs generated code with all that this user may do, and the operator has not "
                 "allowed it: Settings(allow_local_interpreter=True)",
                 details={"option": "sandbox"},
             )
-        self._kind = kind
-        self._made: Any = None
-        if kind == "monty" and not monty.installed():
+        if self._kind == "monty" and not monty.installed():
             raise monty.missing()
-        if kind == "deno":
-            start.binary()
-        if kind == "auto":
+        if self._kind == "deno":
+            start.needed()
+        if self._kind == "auto":
             Auto(_rules, None).start()
 
     def __call__(self) -> Any:
         """A new interpreter, within the deadline of the call that asks for it."""
+        self.check()
         scope = engine.current.get(None) or engine.alone
         self._made = _KINDS[self._kind](_rules, scope.deadline if scope is not None else None)
         return self._made

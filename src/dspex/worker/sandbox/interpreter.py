@@ -22,6 +22,7 @@ from dspex.errors import Cancelled, PythonTimeout
 from dspex.pyodide.inside import plain
 from dspex.pyodide.outcome import Ended, Outcome
 from dspex.types import SandboxRules
+from dspex.worker.dspy_compat import ToolFailed
 
 #: The function that ends a block by its final output.
 SUBMIT = "SUBMIT"
@@ -57,7 +58,7 @@ class Interpreter(ABC):
         self.tools: dict[str, Callable[..., Any]] = {}
         self.output_fields: list[dict[str, Any]] | None = None
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 (most have nothing to do)
         """Nothing: what is needed starts with the first block."""
 
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
@@ -108,31 +109,31 @@ class Interpreter(ABC):
     def shutdown(self) -> None:
         """End the sandbox; safe to repeat."""
 
-    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+    def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Call one of the functions that the code may call.
 
         Returns:
-            What it gave, as JSON-ready data.
+            What the code is told: JSON-ready data as ``value``, or as ``error`` what it is to raise.
 
         Raises:
-            CallEnds: The call ends by what it raised.
+            CallEnds: The call ends by what the function raised.
         """
         function = self.tools.get(name)
         if function is None:
-            raise CodeInterpreterError(f"Unknown tool: {name}")
+            return {"error": f"CodeInterpreterError: Unknown tool: {name}"}
         try:
             result = function(**arguments)
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)
-        except (PythonTimeout, Cancelled, asyncio.CancelledError) as error:
+        except (PythonTimeout, Cancelled) as error:
             raise CallEnds(error) from None
-        except CallEnds:
-            raise
+        except ToolFailed as failed:
+            return {"error": _last_lines(failed.text)}
+        except Exception as error:  # noqa: BLE001 (the code is told, as it would be of its own functions)
+            return {"error": f"{type(error).__name__}: {error}"}
         except BaseException as error:
-            if getattr(error, "ends_call", False) or not isinstance(error, Exception):
-                raise CallEnds(error) from None
-            raise
-        return _returned(result)
+            raise CallEnds(error) from None
+        return {"value": _returned(result)}
 
     def functions(self) -> dict[str, list[dict[str, Any]]]:
         """The parameters of each function that the code may call, ``SUBMIT`` included."""
@@ -166,6 +167,13 @@ def _returned(result: Any) -> Any:
         return jsonable(result)
     except CodeInterpreterError:
         return str(result)
+
+
+def _last_lines(trace: str) -> str:
+    """What an exception said, of what DSPy shows a model of it: without the frames, which are indented."""
+    lines = trace.splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    return "\n".join(lines[frames[-1] + 1 :] if frames else lines)
 
 
 def _parameters(function: Callable[..., Any]) -> list[dict[str, Any]]:

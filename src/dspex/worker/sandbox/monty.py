@@ -58,10 +58,11 @@ class Monty(Interpreter):
     """
 
     execution_instructions = (
-        "Python runs in a small, restricted interpreter. State persists across executions. Much of the language "
-        "is there; yield, del, class inheritance, property and globals() are not. Of the standard library only "
-        "json, math, re, datetime, collections, itertools, functools, random, decimal, dataclasses, typing and a "
-        "few more can be imported. There are no files, no network, no subprocesses, and no other packages."
+        "Python runs in a small, restricted interpreter. State persists across executions. Much of the "
+        "language is there; yield, del, class inheritance, property and globals() are not. Of the standard "
+        "library only json, math, re, datetime, collections, itertools, functools, random, decimal, "
+        "dataclasses, typing and a few more can be imported. There are no files, no network, no subprocesses, "
+        "and no other packages."
     )
 
     def __init__(self, rules: SandboxRules, deadline: float | None) -> None:
@@ -175,13 +176,13 @@ class Monty(Interpreter):
                 self._final = arguments
                 raise _Submitted(self._token)
             try:
-                return self.call(name, arguments)
+                said = self.call(name, arguments)
             except CallEnds as ending:
                 self._ending = ending
                 raise
-            except Exception as error:
-                # As DSPy's own sandbox tells it.
-                raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            if "error" in said:
+                raise RuntimeError(said["error"])  # as DSPy's own sandbox tells it
+            return said["value"]
 
         return called
 
