@@ -125,7 +125,7 @@ MODULES: Mapping[str, ModuleEntry] = {
         ),
         ModuleEntry(
             "dspy.RLM",
-            "Explores inputs of any length by code in a sandbox, which may ask the model about parts of them.",
+            "Explores inputs of any length by code in a sandbox, which may ask the model about parts.",
             (),
             _own(
                 _max_iters(20, "blocks of code"),

@@ -53,7 +53,7 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except Exception as error:  # the class may do anything here
+    except Exception as error:  # noqa: BLE001 (the class may do anything here)
         return f"({type(value).__name__}: {type(error).__name__})"
 
 
@@ -147,7 +147,7 @@ class Session:
             self._declare(asked.get("functions", []))
             self._names.update(asked.get("variables", {}))
             value = await _evaluate(asked["code"], self._names)
-            # As DSPy's own sandbox: the value of the last expression, and where there is none what was printed.
+            # As in DSPy's own sandbox: the value of the last expression, or else what was printed.
             came = {"value": printed.text() if value is None else plain(value)}
             said = _line(self._run, came, asked["largest"])
         except _Submitted as submitted:

@@ -73,7 +73,6 @@ class Session:
         for kind, limit in (
             (resource.RLIMIT_DATA, most),
             (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_FSIZE, 0),
             (resource.RLIMIT_NOFILE, _FILES),
         ):
             resource.prlimit(self._process.pid, kind, (limit, limit))
@@ -201,9 +200,9 @@ class Session:
                 self._left(limit)
                 text = f"the code ran for longer than {self._rules.seconds:g} s"
                 raise self._end("TimeoutError", text)
-            for descriptor, event in poll.poll(self._left(limit - took) * 1000 + 1):
+            for descriptor, _ in poll.poll(self._left(limit - took) * 1000 + 1):
                 if descriptor == self._process.stdin:
-                    unsent = self._sent(unsent, event)
+                    unsent = self._sent(unsent)
                     if not unsent:
                         poll.unregister(descriptor)
                 else:
@@ -212,11 +211,9 @@ class Session:
         del self._read[: end + 1]
         return answer, time.monotonic() - began
 
-    def _sent(self, unsent: memoryview, event: int) -> memoryview:
+    def _sent(self, unsent: memoryview) -> memoryview:
         assert self._process is not None
         try:
-            if event & (select.POLLERR | select.POLLHUP):
-                raise BrokenPipeError
             return unsent[os.write(self._process.stdin, unsent[:_BLOCK]) :]
         except BlockingIOError:
             return unsent

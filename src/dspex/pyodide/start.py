@@ -132,7 +132,7 @@ def _make(deno: Path, timeout: float = _SNAPSHOT_LIMIT) -> Path:
         writable = [f"--allow-read={directory()},{_HERE}", f"--allow-write={directory()}"]
         command = [str(deno), *_FLAGS, *writable, str(_RUNNER), "snapshot", str(directory()), str(partial)]
         try:
-            subprocess.run(
+            subprocess.run(  # noqa: S603 (our own command)
                 [*command, str(_INSIDE)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -131,8 +131,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_result: The largest result of one call in bytes.
         sandbox_seconds: How long a block of code that a model wrote may compute, in its sandbox.
         sandbox_memory: Bytes that the values of such code may have.
-        allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this user,
-            with all that this user may do. It is no sandbox.
+        allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
+            user, with all that this user may do. It is no sandbox.
     """
 
     default_lm: str | None = None

@@ -56,11 +56,11 @@ class Settings:
         local_model: Path of the GGUF file behind ``lm="local"``; None is the packaged model.
         max_payload: Bytes that the arguments of one call may have.
         max_result: Bytes that the result of one call may have.
-        sandbox_seconds: How long a block of code that a model wrote may compute, in its sandbox; waiting for a
-            tool or for the model does not count.
+        sandbox_seconds: How long a block of code that a model wrote may compute, in its sandbox; waiting for
+            a tool or for the model does not count.
         sandbox_memory: Bytes that the values of such code may have.
-        allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this user,
-            with all that this user may do. It is no sandbox.
+        allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
+            user, with all that this user may do. It is no sandbox.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         file: The settings file; False reads none.

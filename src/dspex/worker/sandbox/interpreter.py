@@ -131,7 +131,7 @@ class Interpreter(ABC):
             return {"error": _last_lines(failed.text)}
         except Exception as error:  # noqa: BLE001 (the code is told, as it would be of its own functions)
             return {"error": f"{type(error).__name__}: {error}"}
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (it ends the call as it is)
             raise CallEnds(error) from None
         return {"value": _returned(result)}
 
