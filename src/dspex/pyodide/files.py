@@ -117,8 +117,8 @@ def fetch(archive: Path | None = None, *, release: Release = PYODIDE) -> Path:
             if (digest := hashlib.sha512(found).hexdigest()) != release.sha512:
                 raise SandboxMissing(
                     f"{archive or release.archive} is not Pyodide {release.version} as it was published: its "
-                    f"SHA-512 is {digest[:16]}…, not {release.sha512[:16]}…; fetch it from elsewhere and give "
-                    f"the file:  {FETCH} --from {release.archive}",
+                    f"SHA-512 is {digest[:16]}…, not {release.sha512[:16]}…; fetch it from elsewhere and "
+                    f"give the file:  {FETCH} --from {release.archive}",
                     details={"expected": release.sha512, "found": digest},
                 )
             _unpack(found, place, release)

@@ -157,9 +157,8 @@ def _make(deno: Path, timeout: float = _SNAPSHOT_LIMIT) -> Path:
 
 def command(deno: Path, taken: Path) -> list[str]:
     """The command line of one sandbox, started from that snapshot."""
-    return [
-        str(deno), *_FLAGS, f"--allow-read={directory()}", str(_RUNNER), "start", str(directory()), str(taken),
-    ]  # fmt: skip
+    readable = f"--allow-read={directory()}"
+    return [str(deno), *_FLAGS, readable, str(_RUNNER), "start", str(directory()), str(taken)]
 
 
 def environment() -> dict[str, str]:

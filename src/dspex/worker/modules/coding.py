@@ -40,8 +40,9 @@ def _in_sandbox(tried: list[dict[str, Any]]) -> Iterator[None]:
             raise
         last = tried[-1]["error"] if tried else str(error)
         raise SandboxError(
-            f"no code of the model's ran well in {len(tried)} tries, the last: {last}; allow more (max_iters), "
-            "say more in the signature, take a stronger model, or sandbox='deno', which has all of Python",
+            f"no code of the model's ran well in {len(tried)} tries, the last: {last}; allow more "
+            "(max_iters), say more in the signature, take a stronger model, or sandbox='deno', which has all "
+            "of Python",
             details={"attempts": tried[-_KEPT:]},
         ) from error
 

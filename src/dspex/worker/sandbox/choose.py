@@ -61,8 +61,8 @@ class Auto(Interpreter):
         """
         if self._monty is None and start.installed() is None:
             raise SandboxMissing(
-                "no sandbox is installed for generated code: run  pip install 'dspex[sandbox]'  (fast, much of "
-                "Python) or  pip install 'dspex[deno]'  (all of Python)",
+                "no sandbox is installed for generated code: run  pip install 'dspex[sandbox]'  (fast, much "
+                "of Python) or  pip install 'dspex[deno]'  (all of Python)",
                 details={"extra": "sandbox", "extras": ["sandbox", "deno"]},
             )
 
@@ -142,8 +142,8 @@ class Factory:
         """
         if self._kind == "local" and not _rules.local:
             raise NotAllowed(
-                "sandbox='local' runs generated code with all that this user may do, and the operator has not "
-                "allowed it: Settings(allow_local_interpreter=True)",
+                "sandbox='local' runs generated code with all that this user may do, and the operator has "
+                "not allowed it: Settings(allow_local_interpreter=True)",
                 details={"option": "sandbox"},
             )
         if self._kind == "monty" and not monty.installed():

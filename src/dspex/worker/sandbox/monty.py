@@ -61,8 +61,8 @@ class Monty(Interpreter):
         "Python runs in a small, restricted interpreter. State persists across executions. Much of the "
         "language is there; yield, del, class inheritance, property and globals() are not. Of the standard "
         "library only json, math, re, datetime, collections, itertools, functools, random, decimal, "
-        "dataclasses, typing and a few more can be imported. There are no files, no network, no subprocesses, "
-        "and no other packages."
+        "dataclasses, typing and a few more can be imported. There are no files, no network, no "
+        "subprocesses, and no other packages."
     )
 
     def __init__(self, rules: SandboxRules, deadline: float | None) -> None:
