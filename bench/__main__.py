@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, echo, faults, large, litellm, processes
+from bench import calls, echo, faults, large, litellm, processes, sandbox
 from bench.measure import Row, write
 
 SUITES = {
@@ -26,6 +26,7 @@ SUITES = {
     "faults": faults.rows,
     "large": large.rows,
     "litellm": litellm.rows,
+    "sandbox": sandbox.rows,
 }
 
 
