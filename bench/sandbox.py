@@ -1,4 +1,4 @@
-"""(h) ProgramOfThought: dspex's sandboxes against plain DSPy with its own, on a provider that answers at once."""
+"""(h) ProgramOfThought: dspex's sandboxes against plain DSPy's, on a provider that answers at once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.measure import Row, fresh, row, side_by_side
 from tests.provider import Provider, Reply, Request, fields
+
+from bench.measure import Row, fresh, row, side_by_side
 
 SIGNATURE = "question -> answer"
 CODE = "```python\nSUBMIT({'answer': sum(n * n for n in range(1000))})\n```"
-# The one thing that DSPy's runner imports from deno.land, so that it can be measured where that is not reached.
+# What DSPy's runner imports from deno.land, so that it can be measured where that is not reached.
 _READ_LINES = """
 export async function* readLines(reader) {
   const decoder = new TextDecoder(); let rest = ""; const block = new Uint8Array(65536);

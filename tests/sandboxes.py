@@ -23,7 +23,7 @@ _PACKAGES = {"monty": "pydantic_monty", "deno": "deno"}
 
 
 def need(kind: str) -> None:
-    """Skip where a sandbox's extra is not installed; Pyodide is fetched if it is not there (seconds, once)."""
+    """Skip where a sandbox's extra is not installed; Pyodide is fetched if it has to be (seconds, once)."""
     if importlib.util.find_spec(_PACKAGES[kind]) is None:
         pytest.skip(f"the extra of the sandbox {kind!r} is not installed")
     if kind == "deno":

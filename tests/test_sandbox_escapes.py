@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dspy.primitives.code_interpreter import CodeExecutionError
 
 from dspex.errors import PythonTimeout
 from dspex.worker.sandbox.interpreter import Interpreter
@@ -66,7 +68,7 @@ def deno() -> Iterator[Interpreter]:
 def test_nothing_of_the_machine_is_reached(
     sandbox: Interpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    """If this failed, code that a model wrote would read files or keys, start programs, or reach the network."""
+    """If this failed, code that a model wrote would read keys, start programs, or reach the network."""
     monkeypatch.setenv("SANDBOX_SECRET", SECRET)
     file = tmp_path / "secret"
     file.write_text(SECRET)
@@ -138,9 +140,10 @@ def test_no_module_is_imported(deno: Interpreter, tmp_path: Path, address: str) 
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         wanted = address.replace("{file}", str(file)).replace("{port}", str(server.getsockname()[1]))
+        opened = f"m.readFileSync ? m.readFileSync('{file}').toString() : m.default"
         code = f"""{_JS}
 try:
-    _found = await _function("return import({wanted!r}).then(m => m.readFileSync ? m.readFileSync('{file}').toString() : m.default)")()
+    _found = await _function("return import({wanted!r}).then(m => {opened})")()
 except BaseException as error:
     _found = "refused: " + str(error)
 str(_found)
@@ -222,16 +225,17 @@ def test_what_is_printed_is_no_message(deno: Interpreter, code: str) -> None:
 def test_a_broken_sandbox_is_replaced(code: str) -> None:
     """If this failed, code that destroys what runs it would take the calls after it along."""
     with opened("deno") as sandbox:
-        try:
-            sandbox.execute(code)
-        except Exception as error:
-            assert not isinstance(error, AssertionError)
-        for _ in range(2):
-            try:
-                sandbox.execute("1")
-            except Exception as error:
-                assert "lost" in str(error)
+        told = [_tried(sandbox, code), _tried(sandbox, "1"), _tried(sandbox, "1")]
+        assert all("lost" in each for each in told[1:] if each != "1"), told
         assert sandbox.execute("40 + 2") == 42
+
+
+def _tried(sandbox: Interpreter, code: str) -> str:
+    """What a block gives, or what the model is told instead."""
+    try:
+        return str(sandbox.execute(code))
+    except (CodeExecutionError, SyntaxError) as error:
+        return str(error)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -239,12 +243,13 @@ def test_the_deadline_of_the_call_ends_it(kind: str) -> None:
     """If this failed, generated code would run on when nobody waits for it any more."""
     with opened(kind, deadline=time.monotonic() + 1.5) as sandbox:
         with pytest.raises(PythonTimeout):
-            for _ in range(10):
-                try:
-                    sandbox.execute("while True: pass")
-                except Exception as error:
-                    if isinstance(error, PythonTimeout):
-                        raise
+            _run_again(sandbox)
+
+
+def _run_again(sandbox: Interpreter) -> None:
+    for _ in range(10):
+        with contextlib.suppress(CodeExecutionError):
+            sandbox.execute("while True: pass")
 
 
 def test_a_monty_process_has_nothing_of_the_workers() -> None:
@@ -261,7 +266,7 @@ def test_a_monty_process_has_nothing_of_the_workers() -> None:
 def test_values_come_as_they_are(sandbox: Interpreter) -> None:
     """If this failed, large numbers would kill a session, and control characters break the pipe."""
     for value in (
-        2**70, -(2**53) - 1, 1.5, True, None and 1, "\x00\x1b\n\r\u2028é😀", [1, [2.0, None]], {"a": {"b": []}},
+        2**70, -(2**53) - 1, 1.5, True, None, "\x00\x1b\n\r\u2028é😀", [1, [2.0, None]], {"a": {"b": []}},
     ):  # fmt: skip
         given = sandbox.execute("v", {"v": value})
         assert given == ("" if value is None else value)

@@ -111,7 +111,7 @@ def test_code_calls_the_callers_functions(serving: tuple[Provider, dspex.Runtime
     async def fail(why: str) -> None:
         raise ValueError(why)
 
-    code = "```python\nprint(add(1, b=2), add(4))\ntry:\n    fail('no')\nexcept RuntimeError as e:\n    print(e)\n```"
+    code = "print(add(1, b=2), add(4))\ntry:\n    fail('no')\nexcept RuntimeError as e:\n    print(e)"
     provider.reply = sequence(
         fields(generated_code=code, finished=True), fields(reasoning="so", answer="done")
     )

@@ -66,7 +66,7 @@ class Response:
         worker: int,
         request_id: str,
         model: str | None,
-        trajectory: dict[str, Any] | None = None,
+        trajectory: Any = None,
         tool_calls: list[ToolRecord] | None = None,
     ) -> None:
         self.outputs = outputs
