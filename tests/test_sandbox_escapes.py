@@ -265,9 +265,10 @@ def test_a_monty_process_has_nothing_of_the_workers() -> None:
 
 def test_values_come_as_they_are(sandbox: Interpreter) -> None:
     """If this failed, large numbers would kill a session, and control characters break the pipe."""
-    for value in (
+    values: tuple[Any, ...] = (
         2**70, -(2**53) - 1, 1.5, True, None, "\x00\x1b\n\r\u2028é😀", [1, [2.0, None]], {"a": {"b": []}},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for value in values:
         given = sandbox.execute("v", {"v": value})
         assert given == ("" if value is None else value)
         assert type(given) is type("" if value is None else value)
