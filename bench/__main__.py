@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, comparison, echo, faults, large, litellm, processes, tools
+from bench import calls, comparison, echo, faults, large, litellm, processes, sandbox, tools
 from bench.measure import Row, write
 
 SUITES = {
@@ -28,6 +28,7 @@ SUITES = {
     "litellm": litellm.rows,
     "tools": tools.rows,
     "comparison": comparison.rows,
+    "sandbox": sandbox.rows,
 }
 
 

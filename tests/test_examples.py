@@ -28,6 +28,12 @@ def reply(request: Request) -> Reply:
         return fields(reasoning="It is known.", answer="Paris")
     if "charged twice" in said:
         return fields(team="billing", reasoning="Money.", reply="We will.", summary="Charged twice.")
+    if "below 1000 are prime" in said:
+        code = "```python\nn = [p for p in range(2, 1000) if all(p % d for d in range(2, p))]\nlen(n)\n```"
+        done = "code_output" in said
+        return (
+            fields(reasoning="Counted.", answer="168") if done else fields(reasoning="", generated_code=code)
+        )
     if "kettle" in said:
         products = [{"name": "kettle", "fault": "it leaks"}, {"name": "toaster"}]
         return fields(kind="complaint", urgent=True, products=products, summary="It leaks.")
@@ -175,6 +181,13 @@ def test_own_program(provider: Provider) -> None:
         "signed: We will.",
         "version 2 signed: We will.",
     ]
+
+
+def test_generated_code(provider: Provider) -> None:
+    """If this failed, the first program with a sandbox would not run, or not show what was run."""
+    output, _ = run_there("generated_code.py", provider)
+    assert "gave 168" in output
+    assert output.endswith("answer: 168\n")
 
 
 def test_testing() -> None:

@@ -259,7 +259,7 @@ def test_what_optimizers_and_people_change_is_no_mismatch(runtime: dspex.Runtime
         ("list.json", dspex.InvalidOption, "which is a JSON object"),
         ("empty.json", dspex.InvalidOption, "has no predictor"),
         ("large.json", dspex.PayloadTooLarge, f"at most {LONGEST:,} go with a call"),
-        ({"a": object()}, dspex.InvalidOption, "give what module.dump_state() gives"),
+        ({"a": print}, dspex.InvalidOption, "give what module.dump_state() gives"),
         ({"a": "x" * (LONGEST + 1)}, dspex.PayloadTooLarge, "save fewer"),
         (b"bytes", dspex.InvalidOption, "or a dict, not bytes"),
         (3, dspex.InvalidOption, "state is a path or a dict, not int"),

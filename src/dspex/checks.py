@@ -87,3 +87,13 @@ def text(option: str, value: Any, *, optional: bool = True, owner: str = "") -> 
         return
     if not isinstance(value, str) or not value:
         raise refuse(option, "text", value, owner)
+
+
+def flag(option: str, value: Any, *, owner: str = "") -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        InvalidOption: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise refuse(option, "True or False", value, owner)

@@ -209,6 +209,22 @@ class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
     approve: bool = False
 
 
+class SandboxRules(msgspec.Struct, frozen=True, array_like=True):
+    """What code that a model wrote may take, in whichever sandbox.
+
+    Attributes:
+        seconds: How long one block may compute; waiting for a tool or for the model does not count.
+        memory: Bytes that its values may have.
+        output: Characters that it may print, or give, in one block.
+        local: Whether the operator allows ``sandbox="local"``, which is none.
+    """
+
+    seconds: float = 10.0
+    memory: int = 512 * 1024 * 1024
+    output: int = 1_000_000
+    local: bool = False
+
+
 class ModuleTraits(msgspec.Struct, frozen=True):
     """What ``dspex.module`` says of a program.
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Text, a dict, a ``Signature``, a class, or the import path of one.
 GivenSignature = str | Signature | Mapping[str, Any] | type[Any]
 Prompt = str | Sequence[Mapping[str, Any]]
-Sandbox = Literal["auto", "monty", "deno"]
+Sandbox = Literal["auto", "monty", "deno", "local"]
 
 
 class _Unset:

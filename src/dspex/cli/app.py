@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dspex
-from dspex.cli import modules, run, status
+from dspex.cli import modules, run, sandbox, status
 from dspex.cli.doctor import command as doctor
 
 app = typer.Typer(
@@ -38,4 +38,5 @@ def root(
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("sandbox", epilog=sandbox.EXAMPLES)(sandbox.sandbox)
 app.command("status", epilog=status.EXAMPLES)(status.status)

@@ -23,6 +23,7 @@ from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event, PoolClosing, WorkerDraining
+from dspex.types import SandboxRules
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
 from dspex.wire.payloads import discard
@@ -81,6 +82,9 @@ class LocalPool:
             isolated=options.isolation == "call",
             max_memory=most_data(options.max_rss, self._slots),
             show_unsendable=settings.show_unsendable,
+            sandbox=SandboxRules(
+                settings.sandbox_seconds, settings.sandbox_memory, local=settings.allow_local_interpreter
+            ),
         )
         size = options.size(limits.cores())
         self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)

@@ -153,7 +153,9 @@ MODULES: Mapping[str, ModuleEntry] = {
             adds_outputs=("reasoning",),
             own=_own(_max_iters(3, "programs that are tried")),
             generation=_EACH,
-            reserved=_names("generated_code previous_code error final_generated_code code_output"),
+            reserved=_names(
+                "generated_code previous_code error final_generated_code code_output interpreter"
+            ),
             needs=_SANDBOX,
             shared=False,
             status="leaving",
@@ -164,7 +166,7 @@ MODULES: Mapping[str, ModuleEntry] = {
             adds_outputs=("reasoning",),
             own=_own(_max_iters(5, "programs that are run")),
             generation=_EACH,
-            reserved=_names("trajectory generated_code finished max_iters"),
+            reserved=_names("trajectory generated_code finished interpreter max_iters"),
             needs=_TOOLS | _SANDBOX,
             shared=False,
             status="leaving",
@@ -190,6 +192,9 @@ MODULES: Mapping[str, ModuleEntry] = {
                 ),
             ),
             generation=_EACH,
+            reserved=_names(
+                "trajectory final_reasoning interpreter_factory dspy llm_query llm_query_batched SUBMIT print"
+            ),
             needs=_SANDBOX,
             optional=_TOOLS,
             shared=False,

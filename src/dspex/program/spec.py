@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+#: Where code that a model wrote may be run; ``"local"`` is no sandbox and has to be allowed.
+SANDBOXES = ("auto", "monty", "deno", "local")
+
+
 class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
     """Everything that a worker needs to build a program.
 
@@ -27,7 +31,7 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
             the user's own.
         options: Checked options of the module by name.
         tools: What its tools are called and take.
-        sandbox: Where code that a model wrote is run: ``"auto"``, ``"monty"`` or ``"deno"``.
+        sandbox: Where code that a model wrote is run: one of ``SANDBOXES``.
         arguments: What the constructor of a program of the user's own is given, by parameter name, encoded as
             a value (``dspex.wire.values``); empty for none.
         state: What was saved of it (``dspex.program.saved``); empty for none.
@@ -53,6 +57,7 @@ def make(
     signature: str | signature_.Signature,
     options: Mapping[str, Any] | None = None,
     tools: tuple[ToolSpec, ...] = (),
+    sandbox: str = "auto",
 ) -> ProgramSpec:
     """A checked spec from what a caller wrote; a state that was read may be among the options.
 
@@ -84,7 +89,8 @@ def make(
             f"{entry.name} calls no tools; modules that do: {able}",
             details={"module": entry.name, "option": "tools"},
         )
-    return ProgramSpec(entry.name, checked, wanted, tools, state=state)
+    check_sandbox(entry.name, sandbox, needed="sandbox" in entry.needs)
+    return ProgramSpec(entry.name, checked, wanted, tools, sandbox, state=state)
 
 
 def _without_state(
@@ -101,3 +107,20 @@ def _without_state(
         )
     own = {name: value for name, value in options.items() if name != "state"}
     return own, b"" if state is None else state.encoded
+
+
+def check_sandbox(module: str, sandbox: str, *, needed: bool) -> None:
+    """Refuse what is no sandbox, and one for a module that runs no code of the model's.
+
+    Raises:
+        InvalidOption: It is one of these.
+    """
+    if sandbox not in SANDBOXES:
+        known = ", ".join(map(repr, SANDBOXES))
+        raise InvalidOption(f"sandbox is one of {known}, not {sandbox!r}", details={"option": "sandbox"})
+    if sandbox != "auto" and not needed:
+        able = ", ".join(name for name, other in catalogue.MODULES.items() if "sandbox" in other.needs)
+        raise InvalidOption(
+            f"{module} runs no code that a model wrote; modules that do: {able}",
+            details={"module": module, "option": "sandbox"},
+        )

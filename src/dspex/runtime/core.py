@@ -25,6 +25,19 @@ from dspex.telemetry.bus import Bus
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
+# What a runtime is opened with and keeps; of the settings read anew only the LMs are taken over.
+_KEPT = (
+    "allow_modules",
+    "python",
+    "local_model",
+    "max_payload",
+    "max_result",
+    "show_unsendable",
+    "sandbox_seconds",
+    "sandbox_memory",
+    "allow_local_interpreter",
+    "pools",
+)
 
 
 class Core:
@@ -95,16 +108,7 @@ class Core:
 
     async def take_over(self, settings: Settings) -> None:
         """Have the profiles and the default LM of these settings from now on."""
-        fixed = (
-            "allow_modules",
-            "python",
-            "local_model",
-            "max_payload",
-            "max_result",
-            "show_unsendable",
-            "pools",
-        )
-        for name in fixed:
+        for name in _KEPT:
             if getattr(settings, name) != getattr(self.settings, name):
                 _log.warning("%s has changed and holds from the next runtime on", name)
         self.settings = settings

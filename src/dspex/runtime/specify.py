@@ -11,7 +11,7 @@ from dspex.program import described
 from dspex.program.described import Description
 from dspex.program.installed import Catalogue
 from dspex.program.signature import Signature
-from dspex.program.spec import ProgramSpec, make
+from dspex.program.spec import ProgramSpec, check_sandbox, make
 from dspex.program.toolspec import CallersTool
 from dspex.runtime.brought import look
 
@@ -58,9 +58,10 @@ def specify(
     if users is not None:
         if question.tools:
             raise InvalidOption(f"{users.module} has its tools in its own code", details={"option": "tools"})
+        check_sandbox(users.module, question.sandbox, needed=False)
         spec, shared, repeatable = described.specify(users, question.options)
         return Named(spec, {}, shared, repeatable)
     assert declared is not None
     brought = look(question.module, question.options, question.tools, allow_modules, catalogue)
-    spec = make(brought.entry.name, declared, question.options, brought.tools)
+    spec = make(brought.entry.name, declared, question.options, brought.tools, question.sandbox)
     return Named(spec, brought.functions, brought.shared, brought.repeatable)

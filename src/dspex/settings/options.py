@@ -131,6 +131,10 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_result: The largest result of one call in bytes.
         show_unsendable: Whether an ``Unsendable`` in a result has the ``repr`` of what it stands for. That is
             code of any class, and may say anything.
+        sandbox_seconds: How long a block of code that a model wrote may compute, in its sandbox.
+        sandbox_memory: Bytes that the values of such code may have.
+        allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
+            user, with all that this user may do. It is no sandbox.
     """
 
     default_lm: str | None = None
@@ -140,6 +144,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_payload: int = 512 * MiB
     max_result: int = 512 * MiB
     show_unsendable: bool = False
+    sandbox_seconds: float = 10.0
+    sandbox_memory: int = 512 * MiB
+    allow_local_interpreter: bool = False
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -148,8 +155,11 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             checks.text(name, getattr(self, name), owner="Settings")
         for name in ("max_payload", "max_result"):
             checks.whole_number(name, getattr(self, name), 1024, owner="Settings")
-        if not isinstance(self.show_unsendable, bool):
-            raise checks.refuse("show_unsendable", "True or False", self.show_unsendable, "Settings")
+        checks.flag("show_unsendable", self.show_unsendable, owner="Settings")
+        seconds = checks.number("sandbox_seconds", self.sandbox_seconds, 0.1, owner="Settings")
+        msgspec.structs.force_setattr(self, "sandbox_seconds", seconds)
+        checks.whole_number("sandbox_memory", self.sandbox_memory, 16 * MiB, owner="Settings")
+        checks.flag("allow_local_interpreter", self.allow_local_interpreter, owner="Settings")
 
 
 class LMOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,6 +57,11 @@ class Settings:
         max_payload: Bytes that the arguments of one call may have.
         max_result: Bytes that the result of one call may have.
         show_unsendable: Whether an ``Unsendable`` in a result has the ``repr`` of what it stands for.
+        sandbox_seconds: How long a block of code that a model wrote may compute, in its sandbox; waiting for
+            a tool or for the model does not count.
+        sandbox_memory: Bytes that the values of such code may have.
+        allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
+            user, with all that this user may do. It is no sandbox.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         file: The settings file; False reads none.
@@ -80,6 +85,9 @@ class Settings:
     max_payload: int
     max_result: int
     show_unsendable: bool
+    sandbox_seconds: float
+    sandbox_memory: int
+    allow_local_interpreter: bool
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     file: File | None = field(compare=False)
@@ -97,12 +105,16 @@ class Settings:
         max_payload: int | UnsetType = UNSET,
         max_result: int | UnsetType = UNSET,
         show_unsendable: bool | UnsetType = UNSET,
+        sandbox_seconds: float | UnsetType = UNSET,
+        sandbox_memory: int | UnsetType = UNSET,
+        allow_local_interpreter: bool | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         values = (
             default_lm, allow_modules, python, local_model, max_payload, max_result, show_unsendable,
+            sandbox_seconds, sandbox_memory, allow_local_interpreter,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from dspex.types import LMRequest, LMSpec
+from dspex.types import LMRequest, LMSpec, SandboxRules
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 6
+PROTOCOL = 7
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -252,6 +252,7 @@ class WorkerOptions(Message, frozen=True, tag="options"):
             None is no limit. See ``limits.limit_data``.
         late_preload: Modules that could not be loaded before the fork and are loaded in the worker.
         show_unsendable: Whether a result tells of a part that cannot be sent what its ``repr`` says.
+        sandbox: What code that a model wrote may take.
     """
 
     slots: int
@@ -262,6 +263,7 @@ class WorkerOptions(Message, frozen=True, tag="options"):
     max_memory: int | None = None
     late_preload: list[str] = []
     show_unsendable: bool = False
+    sandbox: SandboxRules = SandboxRules()
 
 
 class Fork(Message, frozen=True, tag="fork"):

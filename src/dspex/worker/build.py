@@ -12,7 +12,7 @@ import msgspec
 from dspex.program.catalogue import MODULES
 from dspex.program.spec import ProgramSpec
 from dspex.worker.built import Program
-from dspex.worker.modules import agents, attempts, comparison, plain
+from dspex.worker.modules import agents, attempts, coding, comparison, plain
 from dspex.worker.rewards import Judged
 from dspex.worker.tools import as_tools
 
@@ -21,10 +21,13 @@ _MAKERS: dict[str, Callable[[ProgramSpec], Program]] = {
     "dspy.Predict": plain.predict,
     "dspy.ChainOfThought": plain.chain_of_thought,
     "dspy.MultiChainComparison": comparison.multi_chain_comparison,
+    "dspy.ProgramOfThought": coding.program_of_thought,
 }
 _WITH_TOOLS: dict[str, Callable[[ProgramSpec, list[dspy.Tool]], Program]] = {
     "dspy.ReAct": agents.react,
     "dspy.ReActV2": agents.react_v2,
+    "dspy.CodeAct": coding.code_act,
+    "dspy.RLM": coding.rlm,
 }
 # Those that run another module inside.
 _AROUND: dict[str, Callable[[ProgramSpec, Program, Judged], Program]] = {

@@ -45,6 +45,7 @@ from dspex.worker.engine import CallScope, current
 from dspex.worker.isolated import MainThread
 from dspex.worker.lms import LMs
 from dspex.worker.programs import Programs
+from dspex.worker.sandbox import choose
 from dspex.worker.threads import Shared, waiting
 
 _log = logging.getLogger("dspex.worker")
@@ -96,6 +97,7 @@ class Worker:
         self.lms = LMs(options.allow_modules, closes=main_thread is None)
         self._max_result = options.max_result
         self._results = ResultOptions(options.max_result, options.show_unsendable)
+        choose.allow(options.sandbox)
         self._commands = Commands(self, options.allow_modules, main_thread or Shared(options.slots))
         self._ended = asyncio.Event()
         self._waiting: set[asyncio.Future[Any]] = set()

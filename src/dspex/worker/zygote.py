@@ -186,9 +186,11 @@ def _load(preload: list[str]) -> list[str]:
     each worker.
     """
     from dspex.worker import become, dspy_compat, installed  # noqa: F401 (loaded before workers fork)
+    from dspex.worker.sandbox import choose as sandbox
 
     dspy_compat.prepare()
     installed.encoded()
+    sandbox.preload()
     threaded = []
     for module in preload:
         before = _threads()

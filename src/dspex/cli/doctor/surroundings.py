@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import shutil
-import subprocess
 import tempfile
-from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,13 +14,11 @@ import platformdirs
 from dspex.cli.doctor.finding import Finding
 from dspex.lm.providers import PROVIDERS
 from dspex.lm.weights import QWEN
+from dspex.pyodide import start
+from dspex.pyodide.files import FETCH, PYODIDE, directory
 from dspex.runtime.rendezvous import directories, listen, open_directory
 from dspex.settings import Settings
 from dspex.settings.secrets import variables_in
-
-_DENO_LIMIT = 10.0  # seconds
-_DENO = re.compile(r"deno (\d+)\.\d+\.\d+")
-_DENO_MAJOR = "2"  # what DSPy's sandbox takes
 
 
 def keys(settings: Settings) -> Finding:
@@ -57,36 +52,19 @@ def keys(settings: Settings) -> Finding:
 
 
 def sandbox() -> Finding:
-    """Deno, in which modules that write code run it; found where DSPy would find it."""
-    binary = _deno()
-    if binary is None:
-        return Finding("missing", "modules that run generated code need deno", "pip install deno")
-    try:
-        done = subprocess.run(  # noqa: S603 (the binary that is asked about)
-            [binary, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_DENO_LIMIT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("warning", f"{binary} does not run: {error}", "pip install deno")
-    version = _DENO.match(done.stdout)
-    if done.returncode != 0 or version is None:
-        found = f"{binary} does not tell its version (exit code {done.returncode})"
-        return Finding("warning", found, "pip install deno")
-    if version[1] != _DENO_MAJOR:
-        found = f"{version[0]}, {binary}; version {_DENO_MAJOR} is needed"
-        return Finding("warning", found, "pip install 'deno>=2,<3'")
-    return Finding("ok", f"{version[0]}, {binary}")
-
-
-def _deno() -> str | None:
-    if find_spec("deno") is not None:  # the package of that name, which brings a binary
-        with contextlib.suppress(FileNotFoundError, AttributeError):
-            return str(import_module("deno").find_deno_bin())
-    return shutil.which("deno")
+    """What runs the code that a model wrote: Monty, and Deno with Pyodide."""
+    monty = find_spec("pydantic_monty") is not None
+    parts = [f"Monty {version('pydantic-monty')}"] if monty else []
+    if start.installed() is None:
+        if not monty:
+            found = "modules that run generated code need a sandbox"
+            return Finding("missing", found, "pip install 'dspex[sandbox]'")
+        return Finding("ok", f"{parts[0]}; for all of Python there is  pip install 'dspex[deno]'")
+    parts.append(f"Deno {version('deno')}")
+    if not start.ready():
+        found = f"{', '.join(parts)}; Deno needs Pyodide {PYODIDE.version}, which is fetched once"
+        return Finding("missing", found, FETCH)
+    return Finding("ok", f"{', '.join(parts)} with Pyodide {PYODIDE.version} in {directory()}")
 
 
 def cache() -> Finding:
