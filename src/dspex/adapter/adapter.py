@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from dspex import checks
 from dspex.adapter.capabilities import Capabilities, found
-from dspex.adapter.described import Described, of_module, of_program, of_signature
+from dspex.adapter.described import Described, described
 from dspex.adapter.program import Program
 from dspex.adapter.response import Response, Timing, json_ready
 from dspex.errors import InvalidOption
-from dspex.lm import providers
+from dspex.lm.named import configured
 from dspex.lm.profile import LM
-from dspex.pool.work import Done
-from dspex.program import forms
 from dspex.program.classes import named
-from dspex.program.described import Description
-from dspex.program.importpath import is_path, name_of
+from dspex.program.importpath import name_of
 from dspex.program.saved import Given
 from dspex.program.signature import Signature
-from dspex.runtime.call import Answer, Prepared, Question, deadline_in, prepare, read, send
+from dspex.runtime.call import Answer
 from dspex.runtime.caller import Caller, Priority, caller, check_tenant
-from dspex.runtime.describe import Asked
-from dspex.runtime.describe import read as read_asked
-from dspex.runtime.describe import send as send_asked
-from dspex.runtime.mcp import has_servers
-from dspex.runtime.modules import describe, describe_signature, known, known_signature
+from dspex.runtime.question import Question, deadline_in
+from dspex.runtime.route import Route
 from dspex.settings import Settings
 from dspex.tools import ToolRecord
 
@@ -152,22 +143,7 @@ class DSPyAdapter:
             UnknownProvider: No such provider; the message lists them.
             InvalidOption: The configuration is not one that ``LM`` takes.
         """
-        # An engine that is named may know a provider that the table does not.
-        is_named = isinstance(provider, str) and bool(provider)
-        known = None if is_named and config.get("engine") is not None else providers.find(provider)
-        model = config.pop("model", None)
-        checks.text("model", model)
-        if provider == "local":
-            name = "local" if model in {None, "local"} else f"local:{model.removeprefix('local:')}"
-        elif model is None:
-            raise InvalidOption(
-                f"configure({provider!r}) needs model=..., the model's name", details={"option": "model"}
-            )
-        else:
-            names = {provider, known.name, known.prefix, *known.aliases} if known else {provider}
-            prefix, slash, _ = model.partition("/")
-            name = model if slash and prefix in names else f"{provider}/{model}"
-        self._lm = LM(name, **config)
+        self._lm = configured(provider, config)
         return self._lm
 
     def capabilities(self) -> Capabilities:
@@ -243,19 +219,7 @@ class DSPyAdapter:
             sandbox,
             debug,
         )
-        question = self._open.states.loaded(question)
-        users = self._known(question)
-        if users is None and is_path(question.module):
-            users = self._open.portal.run(lambda: self._describe(question), "agenerate")
-        declared = self._declared(question)
-        if declared is None and users is None and forms.is_path(signature):
-            declared = self._open.portal.run(lambda: self._declare(question), "agenerate")
-        if has_servers(tools):
-            asked = question
-            question = self._open.portal.run(lambda: self._open.core.servers.into(asked), "agenerate")
-        prepared = self._prepare(question, users, declared)
-        done = self._open.portal.run(lambda: self._send(prepared), "agenerate")
-        return self._response(read(prepared, done))
+        return self._response(self._route.ask(question, "agenerate"))
 
     async def agenerate(
         self,
@@ -288,20 +252,7 @@ class DSPyAdapter:
             sandbox,
             debug,
         )
-        if self._open.states.waits(question):
-            question = await asyncio.to_thread(self._open.states.loaded, question)
-        users = self._known(question)
-        if users is None and is_path(question.module):
-            users = await self._open.portal.wait(lambda: self._describe(question))
-        declared = self._declared(question)
-        if declared is None and users is None and forms.is_path(signature):
-            declared = await self._open.portal.wait(lambda: self._declare(question))
-        if has_servers(tools):
-            asked = question
-            question = await self._open.portal.wait(lambda: self._open.core.servers.into(asked))
-        prepared = self._prepare(question, users, declared, on_loop=True)
-        done = await self._open.portal.wait(lambda: self._send(prepared))
-        return self._response(read(prepared, done))
+        return self._response(await self._route.aask(question))
 
     def program(
         self,
@@ -362,31 +313,17 @@ class DSPyAdapter:
             Refused: It is neither.
             RuntimeError: Called on the runtime's own event loop; await ``adescribe`` there.
         """
-        asked = self._asked(signature_or_module)
-        if asked.entry is not None:
-            return of_module(asked.entry)
-        deadline = self._deadline(timeout)
-        told = self._open.portal.run(lambda: self._send_asked(asked, deadline), "adescribe")
-        return _described(asked, told)
+        asked, told = self._route.describe(signature_or_module, self._deadline(timeout), "adescribe")
+        return described(asked, told)
 
     async def adescribe(
         self, signature_or_module: GivenSignature, *, timeout: float | _Unset | None = _UNSET
     ) -> Described:
         """``describe`` for event loops."""
-        asked = self._asked(signature_or_module)
-        if asked.entry is not None:
-            return of_module(asked.entry)
-        deadline = self._deadline(timeout)
-        return _described(asked, await self._open.portal.wait(lambda: self._send_asked(asked, deadline)))
-
-    def _asked(self, what: GivenSignature) -> Asked:
-        return read_asked(what, self._open.programs, self._open.core.settings.allow_modules)
+        return described(*await self._route.adescribe(signature_or_module, self._deadline(timeout)))
 
     def _deadline(self, timeout: float | _Unset | None) -> float | None:
         return deadline_in(self._timeout if isinstance(timeout, _Unset) else timeout)
-
-    async def _send_asked(self, asked: Asked, deadline: float | None) -> dict[str, Any]:
-        return await send_asked(asked, partial(self._open.core.pool, self._pool), deadline)
 
     @property
     def _open(self) -> Runtime:
@@ -427,43 +364,9 @@ class DSPyAdapter:
             whose,
         )
 
-    def _known(self, question: Question) -> Description | None:
-        return known(question, self._open.core.modules)
-
-    def _prepare(
-        self,
-        question: Question,
-        users: Description | None,
-        declared: Signature | None,
-        *,
-        on_loop: bool = False,
-    ) -> Prepared:
-        settings = self._open.core.settings
-        return prepare(
-            question,
-            self._open.programs,
-            settings.max_payload,
-            users=users,
-            declared=declared,
-            allow_modules=settings.allow_modules,
-            catalogue=self._open.core.catalogue,
-            on_loop=on_loop,
-        )
-
-    async def _describe(self, question: Question) -> Description:
-        return await describe(question, self._open.core.modules, partial(self._open.core.pool, self._pool))
-
-    def _declared(self, question: Question) -> Signature | None:
-        return known_signature(question, self._open.core.signatures)
-
-    async def _declare(self, question: Question) -> Signature:
-        core = self._open.core
-        return await describe_signature(question, core.signatures, partial(core.pool, self._pool))
-
-    async def _send(self, prepared: Prepared) -> Done:
-        core = self._open.core
-        core.pool(self._pool)  # a wrong name is told before a model is started
-        return await send(prepared, partial(core.pool, self._pool), core.models, core.functions)
+    @property
+    def _route(self) -> Route:
+        return self._open.route(self._pool)
 
     def _response(self, answer: Answer) -> Response:
         requests, trajectory = answer.requests, answer.told.get("trajectory")
@@ -489,7 +392,3 @@ class DSPyAdapter:
             tool_calls=[ToolRecord(**called) for called in answer.told.get("tool_calls", ())],
             model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
         )
-
-
-def _described(asked: Asked, told: Mapping[str, Any]) -> Described:
-    return of_program(told) if "takes_any" in told else of_signature(told, asked.path)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from dspex.program.entries import ModuleEntry
+from dspex.runtime.describe import Asked
 
 
 class DescribedField(msgspec.Struct, frozen=True):
@@ -73,7 +74,14 @@ class Described(msgspec.Struct, frozen=True):
         return told
 
 
-def of_module(entry: ModuleEntry) -> Described:
+def described(asked: Asked, told: Mapping[str, Any]) -> Described:
+    """What was asked for, as it is told: by the table for a module of DSPy's, else by a worker."""
+    if asked.entry is not None:
+        return _of_module(asked.entry)
+    return _of_program(told) if "takes_any" in told else _of_signature(told, asked.path)
+
+
+def _of_module(entry: ModuleEntry) -> Described:
     """A module of the catalogue."""
     options = tuple(
         DescribedOption(option.name, option.type, option.default, option.summary)
@@ -85,7 +93,7 @@ def of_module(entry: ModuleEntry) -> Described:
     )
 
 
-def of_signature(told: Mapping[str, Any], path: str | None = None) -> Described:
+def _of_signature(told: Mapping[str, Any], path: str | None = None) -> Described:
     """A signature, as a worker described it."""
     summary = told["instructions"].strip().partition("\n")[0]
     return Described(
@@ -93,7 +101,7 @@ def of_signature(told: Mapping[str, Any], path: str | None = None) -> Described:
     )
 
 
-def of_program(told: Mapping[str, Any]) -> Described:
+def _of_program(told: Mapping[str, Any]) -> Described:
     """A program of the user's own, as a worker described it."""
     return Described(
         "program", told["module"], told["summary"], told["instructions"], _fields(told["inputs"]), None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspex.adapter.response import Response
@@ -13,9 +12,8 @@ from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.saved import Given, Saved
 from dspex.program.signature import Signature
-from dspex.runtime.call import Question
 from dspex.runtime.caller import Priority, caller
-from dspex.runtime.trial import build
+from dspex.runtime.question import Question
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
@@ -124,7 +122,7 @@ class Program:
         runtime = self._adapter._open
         saved = None if state is None else await asyncio.to_thread(runtime.states.read, state)
         question = self._asked(saved, **self._how)
-        await runtime.portal.wait(lambda: self._build(question))
+        await self._adapter._route.abuild(question)
         return self._switch(saved)
 
     def rollback(self) -> int:
@@ -146,7 +144,7 @@ class Program:
         runtime = self._adapter._open
         saved = None if state is None else runtime.states.read(state)
         question = self._asked(saved, **self._how)
-        runtime.portal.run(lambda: self._build(question), twin)
+        self._adapter._route.build(question, twin)
         return self._switch(saved)
 
     def _asked(
@@ -171,12 +169,6 @@ class Program:
         return adapter._question(
             None, self.module, signature, None, lm, timeout, whose, given, tools, sandbox, debug
         )
-
-    async def _build(self, question: Question) -> None:
-        core = self._adapter._open.core
-        pool = partial(core.pool, self._adapter._pool)
-        allowed = core.settings.allow_modules
-        await build(question, self._adapter._open.programs, core.modules, pool, allowed)
 
     def _switch(self, saved: Saved | None) -> int:
         with self._lock:

@@ -17,10 +17,11 @@ from dspex.lm.profile import LM
 from dspex.pool.stats import RuntimeStats
 from dspex.pool.zygote_client import Preparation, Zygote, ZygoteClient
 from dspex.runtime.bridge import Bridge
-from dspex.runtime.call import Programs
 from dspex.runtime.core import Core
+from dspex.runtime.encoded import Programs
 from dspex.runtime.pools import DEFAULT_POOL
 from dspex.runtime.portal import Portal
+from dspex.runtime.route import Route
 from dspex.runtime.states import States
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
@@ -189,7 +190,11 @@ class Runtime:
 
     def pool(self, name: str = DEFAULT_POOL) -> Bridge:
         """One pool, for commands by name."""
-        return Bridge(self.core, self.portal, self.programs, self.states, name, runtime=self)
+        return Bridge(self.core, self.portal, self.route(name), name, runtime=self)
+
+    def route(self, pool: str) -> Route:
+        """The way of questions through a pool; adapters go it."""
+        return Route(self.core, self.portal, self.programs, self.states, pool)
 
     def reload(self) -> None:
         """Read the settings file and the environment again, and take over their LM profiles and default LM.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspex import checks
 from dspex.errors import DspexError, InvalidOption
+from dspex.lm import providers
 from dspex.lm.profile import LM
 from dspex.settings import Settings
 from dspex.types import Limits, Retry
@@ -57,3 +59,28 @@ def _lm(options: dict[str, Any], chain: tuple[str, ...]) -> LM:
         except DspexError as error:
             raise type(error)(error.message, details={**error.details, "option": "extraction_lm"}) from None
     return LM(**options)
+
+
+def configured(provider: str, config: dict[str, Any]) -> LM:
+    """An LM from a provider's name and what ``LM`` takes, ``model`` among it, without its provider.
+
+    Raises:
+        UnknownProvider: No such provider; the message lists them.
+        InvalidOption: The configuration is not one that ``LM`` takes.
+    """
+    # An engine that is named may know a provider that the table does not.
+    is_named = isinstance(provider, str) and bool(provider)
+    known = None if is_named and config.get("engine") is not None else providers.find(provider)
+    model = config.pop("model", None)
+    checks.text("model", model)
+    if provider == "local":
+        name = "local" if model in {None, "local"} else f"local:{model.removeprefix('local:')}"
+    elif model is None:
+        raise InvalidOption(
+            f"configure({provider!r}) needs model=..., the model's name", details={"option": "model"}
+        )
+    else:
+        names = {provider, known.name, known.prefix, *known.aliases} if known else {provider}
+        prefix, slash, _ = model.partition("/")
+        name = model if slash and prefix in names else f"{provider}/{model}"
+    return LM(name, **config)

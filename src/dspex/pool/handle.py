@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -14,6 +12,7 @@ from dspex.lm.limits import Permit
 from dspex.pool.callbacks import CallbackRoute
 from dspex.pool.introductions import Introductions
 from dspex.pool.lifespan import Lifespan
+from dspex.pool.listener import Listener
 from dspex.pool.permits import WorkerPermits
 from dspex.pool.pulse import Pulse
 from dspex.pool.work import Work
@@ -49,27 +48,6 @@ _REAPINGS = 50
 _EXIT_WAIT = 1.0
 # Seconds in which a forked worker has to be ready; it is, within 20 ms, unless a preload hangs.
 _START_LIMIT = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Who is told of what becomes of a worker; each is given the worker first.
-
-    Attributes:
-        ready: It takes calls.
-        answered: A call has its answer; the call is None when nobody knows of it.
-        draining: It takes no more calls.
-        dead: It is dead; its exit status, negative for a signal, None when unknown.
-        writable: Its channel takes calls again.
-        strayed: It wanted a function called for a call that has ended, or what one gave came too late.
-    """
-
-    ready: Callable[[WorkerHandle], None]
-    answered: Callable[[WorkerHandle, Work | None, Result | Fault, Blob | None], None]
-    draining: Callable[[WorkerHandle], None]
-    dead: Callable[[WorkerHandle, int | None], None]
-    writable: Callable[[], None]
-    strayed: Callable[[], None]
 
 
 class WorkerHandle:

@@ -12,8 +12,9 @@ from dspex.lm.gate import Gate, Gates
 from dspex.pool import endings
 from dspex.pool.deadlines import Deadlines
 from dspex.pool.dispatch import Dispatch
-from dspex.pool.handle import Listener, WorkerHandle
+from dspex.pool.handle import WorkerHandle
 from dspex.pool.lifespan import Lifespan, most_data
+from dspex.pool.listener import Listener
 from dspex.pool.losses import Verdict, judge
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor

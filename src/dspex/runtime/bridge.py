@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from dspex.errors import DspexError, InvalidInput, InvalidOption
 from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
-from dspex.program import forms
 from dspex.program.classes import named
-from dspex.program.described import Description
 from dspex.program.importpath import is_path
-from dspex.program.signature import Signature
-from dspex.runtime.call import (
-    Prepared,
-    Programs,
-    Question,
-    deadline_in,
-    prepare,
-    read,
-    read_value,
-    send,
-)
+from dspex.runtime.call import read_value
 from dspex.runtime.caller import Caller, Priority, caller
 from dspex.runtime.core import Core
-from dspex.runtime.modules import describe, describe_signature, known, known_signature
 from dspex.runtime.portal import Portal
-from dspex.runtime.states import States
+from dspex.runtime.question import Question, deadline_in
+from dspex.runtime.route import Found, Route
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
@@ -57,20 +43,16 @@ class Bridge:
     Args:
         core: The runtime's core.
         portal: The way onto its loop.
-        programs: The runtime's encoded programs.
-        states: The runtime's saved states.
+        route: The way of questions through the pool.
         name: The pool's name.
         runtime: What has to live as long as this does; it is closed when nobody has it any more.
     """
 
-    def __init__(
-        self, core: Core, portal: Portal, programs: Programs, states: States, name: str, *, runtime: object
-    ) -> None:
+    def __init__(self, core: Core, portal: Portal, route: Route, name: str, *, runtime: object) -> None:
         self._runtime = runtime
         self._core = core
         self._portal = portal
-        self._programs = programs
-        self._states = states
+        self._route = route
         self._name = name
         self._max_payload = core.settings.max_payload
 
@@ -106,20 +88,12 @@ class Bridge:
             return self._portal.run(lambda: self._configure(name, lm), "aexecute")
         whose = caller(tenant, priority)
         question = self._question(command, args, timeout, whose)
-        users = None
-        if question is not None:
-            question = self._states.loaded(question)
-        if question is not None and is_path(question.module):
-            users = known(question, self._core.modules) or self._portal.run(
-                lambda: self._describe(question), "aexecute"
-            )
-            if command == "describe" and users is not None:
-                return copy.deepcopy(users.answer)
-        declared = None if question is None else known_signature(question, self._core.signatures)
-        if question is not None and declared is None and forms.is_path(question.signature):
-            declared = self._portal.run(lambda: self._declare(question), "aexecute")
-        prepared = self._prepare(command, args, timeout, whose, question, users, declared)
-        return self._read(prepared, self._portal.run(lambda: self._send(prepared), "aexecute"))
+        if question is None:
+            prepared = self._prepare(command, args, timeout, whose)
+            return self._read(prepared, self._portal.run(lambda: self._send(prepared), "aexecute"))
+        if command == "describe":
+            return _told(self._route.find(question, "aexecute"))
+        return self._route.ask(question, "aexecute").outputs
 
     async def aexecute(
         self,
@@ -136,20 +110,12 @@ class Bridge:
             return await self._portal.wait(lambda: self._configure(name, lm))
         whose = caller(tenant, priority)
         question = self._question(command, args, timeout, whose)
-        users = None
-        if question is not None and self._states.waits(question):
-            question = await asyncio.to_thread(self._states.loaded, question)
-        if question is not None and is_path(question.module):
-            users = known(question, self._core.modules) or await self._portal.wait(
-                lambda: self._describe(question)
-            )
-            if command == "describe" and users is not None:
-                return copy.deepcopy(users.answer)
-        declared = None if question is None else known_signature(question, self._core.signatures)
-        if question is not None and declared is None and forms.is_path(question.signature):
-            declared = await self._portal.wait(lambda: self._declare(question))
-        prepared = self._prepare(command, args, timeout, whose, question, users, declared, on_loop=True)
-        return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
+        if question is None:
+            prepared = self._prepare(command, args, timeout, whose, on_loop=True)
+            return self._read(prepared, await self._portal.wait(lambda: self._send(prepared)))
+        if command == "describe":
+            return _told(await self._route.afind(question))
+        return (await self._route.aask(question)).outputs
 
     @staticmethod
     def _question(
@@ -174,37 +140,15 @@ class Bridge:
         args: dict[str, Any] | None,
         timeout: float | None,
         whose: Caller,
-        question: Question | None,
-        users: Description | None,
-        declared: Signature | None,
         *,
         on_loop: bool = False,
-    ) -> Prepared | _Command:
-        if question is not None:
-            return prepare(
-                question,
-                self._programs,
-                self._max_payload,
-                users=users,
-                declared=declared,
-                allow_modules=self._core.settings.allow_modules,
-                on_loop=on_loop,
-            )
+    ) -> _Command:
         deadline = deadline_in(timeout)
         stored, types = encode_arguments(args, self._max_payload, where="args", on_loop=on_loop)
         return _Command(command, stored, types, deadline, whose, secrets.token_hex(8))
 
-    async def _describe(self, question: Question) -> Description:
-        return await describe(question, self._core.modules, partial(self._core.pool, self._name))
-
-    async def _declare(self, question: Question) -> Signature:
-        return await describe_signature(question, self._core.signatures, partial(self._core.pool, self._name))
-
-    async def _send(self, prepared: Prepared | _Command) -> Done:
+    async def _send(self, prepared: _Command) -> Done:
         pool = self._core.pool(self._name)
-        if isinstance(prepared, Prepared):
-            pool_for = partial(self._core.pool, self._name)
-            return await send(prepared, pool_for, self._core.models, self._core.functions)
         args = prepared.args
         if isinstance(args, list):
             args = await astore(args)
@@ -223,10 +167,14 @@ class Bridge:
         return {"name": name, "model": lm.model}
 
     @staticmethod
-    def _read(prepared: Prepared | _Command, done: Done) -> Any:
-        if isinstance(prepared, Prepared):
-            return read(prepared, done).outputs
+    def _read(prepared: _Command, done: Done) -> Any:
         return read_value(done.value, prepared.types, prepared.request_id)
+
+
+def _told(found: Found) -> Any:
+    """What ``describe`` says of a program of the user's own."""
+    assert found.users is not None
+    return copy.deepcopy(found.users.answer)
 
 
 def _profile(args: dict[str, Any]) -> tuple[str | None, LM]:

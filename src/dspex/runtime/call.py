@@ -5,33 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import secrets
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
 
-from dspex.errors import DspexError, InvalidOption, LMAuth, LMNotConfigured, PythonError, PythonTimeout
-from dspex.lm.profile import LM
+from dspex.errors import DspexError, LMAuth, LMNotConfigured, PythonError, PythonTimeout
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
 from dspex.program import described, forms, prompt
 from dspex.program.described import Description
-from dspex.program.fingerprint import fingerprint
 from dspex.program.given import Given
-from dspex.program.importpath import is_path, name_of
 from dspex.program.installed import Catalogue
 from dspex.program.signature import Signature
-from dspex.program.spec import ProgramSpec
 from dspex.program.toolspec import CallersTool
 from dspex.runtime import typed
-from dspex.runtime.caller import Caller
+from dspex.runtime.encoded import Programs
 from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
+from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import specify
 from dspex.runtime.tools import CallTools
 from dspex.types import LMRequest, LMSpec, Usage
@@ -40,74 +34,12 @@ from dspex.wire.payloads import Payload, astore, discard, encode_arguments, take
 from dspex.wire.values import WireError
 
 _log = logging.getLogger("dspex.runtime")
-#: The signature of a call that names none.
-DEFAULT_SIGNATURE = "prompt -> response"
-_PROGRAMS_KEPT = 1024
-_LONGEST_KEPT = 16 * 1024
-_BYTES_KEPT = 16 * 1024 * 1024
 
 
 class PoolFor(Protocol):
     """Chooses a pool for a call."""
 
     def __call__(self, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a caller asks.
-
-    Attributes:
-        prompt: Text, or a list of messages.
-        module: Name of a DSPy module, or the import path of a program of the user's own.
-        signature: In any form that ``dspex.program.forms`` reads; None is ``prompt -> response``. A program
-            of the user's own has none.
-        inputs: Inputs by field name.
-        options: Options of the module by name.
-        tools: What the module may call: functions, ``Tool``s, import paths.
-        sandbox: Where code that the model wrote is run.
-        debug: Whether the answer is to have the messages.
-        lm: The LM; None is the default.
-        deadline: Monotonic second at which the work has to stop; None never.
-        caller: Whose it is, and how urgent.
-        asked: Monotonic second at which it was asked.
-        request_id: The call's name.
-    """
-
-    prompt: str | Sequence[Mapping[str, Any]] | None = None
-    module: str = "dspy.Predict"
-    signature: Any = None
-    inputs: Mapping[str, Any] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    tools: Sequence[Any] | None = None
-    sandbox: str = "auto"
-    debug: bool = False
-    lm: LM | str | None = None
-    deadline: float | None = None
-    caller: Caller = field(default_factory=Caller)
-    asked: float = field(default_factory=time.monotonic)
-    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
-
-    def left(self) -> float | None:
-        """Seconds to its deadline; None without one."""
-        return None if self.deadline is None else self.deadline - time.monotonic()
-
-    def path(self) -> str | None:
-        """The import path, where it names a program of the user's own.
-
-        What can be refused without knowing more of that program is refused.
-
-        Raises:
-            Refused: Something in it is wrong.
-        """
-        if not is_path(self.module):
-            return None
-        try:
-            described.refuse_signature(name_of(self.module), self.signature)
-            described.check_options(self.module, self.options)
-        except DspexError as error:
-            raise error.for_request(self.request_id)  # noqa: B904 (it is the same error)
-        return self.module
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,54 +78,6 @@ class Answer:
     def requests(self) -> list[LMRequest]:
         """The LM requests that were made."""
         return self.done.requests
-
-
-class Programs:
-    """Encoded specs of programs that were called before, so that a repeated call does not make them again.
-
-    Used from any thread. Specs with long texts are not kept, for a service may have one per caller; those
-    with a saved state are, for the same one goes with call after call.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[Any, ...], tuple[bytes, bytes]] = OrderedDict()
-        self._size = 0
-
-    def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
-        """The spec as it travels, and its fingerprint."""
-        told = repr((spec.options, spec.tools, spec.sandbox))
-        key = (spec.module, spec.signature, told, spec.arguments, spec.state)
-        with self._lock:
-            found = self._kept.get(key)
-        if found is None:
-            found = (msgspec.msgpack.encode(spec), fingerprint(spec))
-            if spec.state or len(found[0]) <= _LONGEST_KEPT:
-                with self._lock:
-                    self._keep(key, found)
-        return found
-
-    def _keep(self, key: tuple[Any, ...], encoded: tuple[bytes, bytes]) -> None:
-        self._size += len(encoded[0]) - len(self._kept.get(key, (b"",))[0])
-        self._kept[key] = encoded
-        while len(self._kept) > 1 and (len(self._kept) > _PROGRAMS_KEPT or self._size > _BYTES_KEPT):
-            self._size -= len(self._kept.popitem(last=False)[1][0])
-
-
-def deadline_in(timeout: float | None) -> float | None:
-    """The monotonic second at which a timeout ends; None stays None.
-
-    Raises:
-        InvalidOption: It is not a positive number of seconds.
-    """
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 1e9:
-        raise InvalidOption(
-            f"timeout has to be a positive number of seconds, or None for no deadline, not {timeout!r}",
-            details={"option": "timeout"},
-        )
-    return time.monotonic() + timeout
 
 
 @dataclass(frozen=True, slots=True)

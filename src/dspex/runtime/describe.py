@@ -14,7 +14,8 @@ from dspex.program import catalogue, forms
 from dspex.program.entries import ModuleEntry
 from dspex.program.importpath import is_path, require_allowed
 from dspex.program.spec import ProgramSpec, make
-from dspex.runtime.call import PoolFor, Programs
+from dspex.runtime.call import PoolFor
+from dspex.runtime.encoded import Programs
 from dspex.wire.payloads import discard, encode_arguments, take
 
 # A path.

@@ -14,9 +14,9 @@ from dspex.errors import DspexError, InvalidOption, LMNotConfigured, PythonTimeo
 from dspex.lm import secrets
 from dspex.pool.zygote_client import Preparation
 from dspex.program.toolspec import CallersTool, from_json_schema
-from dspex.runtime.call import Question
 from dspex.runtime.functions import Functions
 from dspex.runtime.mcp_process import MCPProcess
+from dspex.runtime.question import Question
 from dspex.tools import MCPServer
 from dspex.types import ToolSpec
 

@@ -16,7 +16,8 @@ from dspex.program import forms
 from dspex.program.described import Description
 from dspex.program.importpath import is_allowed, require_allowed, shown
 from dspex.program.signature import Signature
-from dspex.runtime.call import PoolFor, Question
+from dspex.runtime.call import PoolFor
+from dspex.runtime.question import Question
 from dspex.wire.payloads import discard, encode_arguments, take
 
 D = TypeVar("D")

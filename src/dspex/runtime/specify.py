@@ -16,7 +16,7 @@ from dspex.program.toolspec import CallersTool
 from dspex.runtime.brought import look
 
 if TYPE_CHECKING:
-    from dspex.runtime.call import Question
+    from dspex.runtime.question import Question
 
 
 @dataclass(frozen=True, slots=True)

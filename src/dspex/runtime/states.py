@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dspex.errors import DspexError
 from dspex.program.saved import Given, Saved, read
-from dspex.runtime.call import Question
+from dspex.runtime.question import Question
 
 _KEPT = 32
 _BYTES_KEPT = 16 * 1024 * 1024

@@ -1,0 +1,91 @@
+"""What a caller asks, before anybody has looked at it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dspex.errors import DspexError, InvalidOption
+from dspex.lm.profile import LM
+from dspex.program import described
+from dspex.program.importpath import is_path, name_of
+from dspex.runtime.caller import Caller
+
+#: The signature of a call that names none.
+DEFAULT_SIGNATURE = "prompt -> response"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a caller asks.
+
+    Attributes:
+        prompt: Text, or a list of messages.
+        module: Name of a DSPy module, or the import path of a program of the user's own.
+        signature: In any form that ``dspex.program.forms`` reads; None is ``prompt -> response``. A program
+            of the user's own has none.
+        inputs: Inputs by field name.
+        options: Options of the module by name.
+        tools: What the module may call: functions, ``Tool``s, import paths.
+        sandbox: Where code that the model wrote is run.
+        debug: Whether the answer is to have the messages.
+        lm: The LM; None is the default.
+        deadline: Monotonic second at which the work has to stop; None never.
+        caller: Whose it is, and how urgent.
+        asked: Monotonic second at which it was asked.
+        request_id: The call's name.
+    """
+
+    prompt: str | Sequence[Mapping[str, Any]] | None = None
+    module: str = "dspy.Predict"
+    signature: Any = None
+    inputs: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Any] | None = None
+    sandbox: str = "auto"
+    debug: bool = False
+    lm: LM | str | None = None
+    deadline: float | None = None
+    caller: Caller = field(default_factory=Caller)
+    asked: float = field(default_factory=time.monotonic)
+    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def left(self) -> float | None:
+        """Seconds to its deadline; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def path(self) -> str | None:
+        """The import path, where it names a program of the user's own.
+
+        What can be refused without knowing more of that program is refused.
+
+        Raises:
+            Refused: Something in it is wrong.
+        """
+        if not is_path(self.module):
+            return None
+        try:
+            described.refuse_signature(name_of(self.module), self.signature)
+            described.check_options(self.module, self.options)
+        except DspexError as error:
+            raise error.for_request(self.request_id)  # noqa: B904 (it is the same error)
+        return self.module
+
+
+def deadline_in(timeout: float | None) -> float | None:
+    """The monotonic second at which a timeout ends; None stays None.
+
+    Raises:
+        InvalidOption: It is not a positive number of seconds.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 1e9:
+        raise InvalidOption(
+            f"timeout has to be a positive number of seconds, or None for no deadline, not {timeout!r}",
+            details={"option": "timeout"},
+        )
+    return time.monotonic() + timeout

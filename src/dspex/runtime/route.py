@@ -1,0 +1,202 @@
+"""From questions to answers through one pool: the same steps for callers with an event loop and without."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from dspex.errors import DspexError
+from dspex.pool.work import Done, Work
+from dspex.program import forms
+from dspex.program.described import Description
+from dspex.program.given import Given
+from dspex.program.importpath import is_path
+from dspex.program.signature import Signature
+from dspex.runtime import describe as describing
+from dspex.runtime.call import Answer, Prepared, prepare, read, send
+from dspex.runtime.core import Core
+from dspex.runtime.describe import Asked
+from dspex.runtime.encoded import Programs
+from dspex.runtime.mcp import has_servers
+from dspex.runtime.modules import describe, describe_signature, known, known_signature
+from dspex.runtime.portal import Portal
+from dspex.runtime.question import DEFAULT_SIGNATURE, Question
+from dspex.runtime.specify import specify
+from dspex.runtime.states import States
+from dspex.wire.payloads import take
+
+_NOTHING = b"\xc0"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A question of which all is known that only workers and servers can tell.
+
+    Attributes:
+        question: The question, its state read and its servers' tools in the place of servers.
+        users: The program, when it is one of the user's own.
+        declared: The signature, when it is given by import path.
+    """
+
+    question: Question
+    users: Description | None
+    declared: Signature | None
+
+
+class Route:
+    """The way of questions through one pool.
+
+    Args:
+        core: The runtime's core.
+        portal: The way onto its loop.
+        programs: The runtime's encoded programs.
+        states: The runtime's saved states.
+        pool: The pool's name.
+    """
+
+    def __init__(self, core: Core, portal: Portal, programs: Programs, states: States, pool: str) -> None:
+        self._core = core
+        self._portal = portal
+        self._programs = programs
+        self._states = states
+        self._name = pool
+        self._pool_for = partial(core.pool, pool)
+
+    # Whole calls
+
+    def ask(self, question: Question, twin: str) -> Answer:
+        """The answer, for a thread without the runtime's loop.
+
+        Args:
+            question: The question.
+            twin: What has to be awaited instead on that loop.
+
+        Raises:
+            DspexError: Whatever the call ended with.
+            RuntimeError: Called on the runtime's own loop.
+        """
+        prepared = self._prepare(self.find(question, twin))
+        return read(prepared, self._portal.run(lambda: self._send(prepared), twin))
+
+    async def aask(self, question: Question) -> Answer:
+        """``ask`` for event loops."""
+        prepared = self._prepare(await self.afind(question), on_loop=True)
+        return read(prepared, await self._portal.wait(lambda: self._send(prepared)))
+
+    # Its steps
+
+    def find(self, question: Question, twin: str) -> Found:
+        """Find out what has to be known of a question; see ``ask``."""
+        question = self._states.loaded(question)
+        found = self._known(question)
+        return found if found is not None else self._portal.run(lambda: self._find(question), twin)
+
+    async def afind(self, question: Question) -> Found:
+        """``find`` for event loops."""
+        if self._states.waits(question):
+            question = await asyncio.to_thread(self._states.loaded, question)
+        found = self._known(question)
+        return found if found is not None else await self._portal.wait(lambda: self._find(question))
+
+    def _known(self, question: Question) -> Found | None:
+        """What was found, if nobody has to be asked for it."""
+        users = known(question, self._core.modules)
+        declared = known_signature(question, self._core.signatures)
+        waits = (
+            (users is None and is_path(question.module))
+            or (declared is None and forms.is_path(question.signature))
+            or has_servers(question.tools)
+        )
+        return None if waits else Found(question, users, declared)
+
+    async def _find(self, question: Question) -> Found:
+        users = known(question, self._core.modules)
+        if users is None and is_path(question.module):
+            users = await describe(question, self._core.modules, self._pool_for)
+        declared = known_signature(question, self._core.signatures)
+        if declared is None and forms.is_path(question.signature):
+            declared = await describe_signature(question, self._core.signatures, self._pool_for)
+        if has_servers(question.tools):
+            question = await self._core.servers.into(question)
+        return Found(question, users, declared)
+
+    def _prepare(self, found: Found, *, on_loop: bool = False) -> Prepared:
+        settings = self._core.settings
+        return prepare(
+            found.question,
+            self._programs,
+            settings.max_payload,
+            users=found.users,
+            declared=found.declared,
+            allow_modules=settings.allow_modules,
+            catalogue=self._core.catalogue,
+            on_loop=on_loop,
+        )
+
+    async def _send(self, prepared: Prepared) -> Done:
+        self._core.pool(self._name)  # a wrong name is told before a model is started
+        return await send(prepared, self._pool_for, self._core.models, self._core.functions)
+
+    # Descriptions
+
+    def describe(self, what: Any, deadline: float | None, twin: str) -> tuple[Asked, dict[str, Any]]:
+        """What was asked for, and what a worker tells of it; nothing of a module that the table has.
+
+        Raises:
+            Refused: It is nothing that can be described.
+            RuntimeError: Called on the runtime's own loop.
+        """
+        asked = self._asked(what)
+        if asked.entry is not None:
+            return asked, {}
+        return asked, self._portal.run(lambda: describing.send(asked, self._pool_for, deadline), twin)
+
+    async def adescribe(self, what: Any, deadline: float | None) -> tuple[Asked, dict[str, Any]]:
+        """``describe`` for event loops."""
+        asked = self._asked(what)
+        if asked.entry is not None:
+            return asked, {}
+        return asked, await self._portal.wait(lambda: describing.send(asked, self._pool_for, deadline))
+
+    def _asked(self, what: Any) -> Asked:
+        return describing.read(what, self._programs, self._core.settings.allow_modules)
+
+    # Trials
+
+    def build(self, question: Question, twin: str) -> list[str]:
+        """Have a worker build the program that a question names, before any call runs it.
+
+        A worker that other calls share keeps it; the others build it at their first call.
+
+        Returns:
+            The names of its predictors.
+
+        Raises:
+            DspexError: Whatever is wrong with it, with ``request_id`` set.
+            RuntimeError: Called on the runtime's own loop.
+        """
+        found = self.find(question, twin)
+        return self._portal.run(lambda: self._build(found), twin)
+
+    async def abuild(self, question: Question) -> list[str]:
+        """``build`` for event loops."""
+        found = await self.afind(question)
+        return await self._portal.wait(lambda: self._build(found))
+
+    async def _build(self, found: Found) -> list[str]:
+        question, allowed = found.question, self._core.settings.allow_modules
+        try:
+            given = None
+            if found.users is None:
+                wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
+                given = (forms.read(wanted) if found.declared is None else Given(found.declared)).signature
+            named = specify(question, given, found.users, allowed, self._core.catalogue)
+            encoded, fingerprint = self._programs.encoded(named.spec)
+            work = Work("build", _NOTHING, question.deadline, encoded, fingerprint, repeatable=True)
+            done = await self._pool_for(isolated=not named.shared).execute(work)
+            built: list[str] = take(done.value)
+        except DspexError as error:
+            raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
+        return built
