@@ -43,7 +43,7 @@ def kinds() -> list[tuple[tuple[str, ...], str]]:
 
 SAMPLES: dict[str, tuple[str, Any]] = {
     "text": ("env:X", "env:X"),
-    "a whole number": ("4096", 4096),
+    "a whole number": ("33554432", 33_554_432),
     "a number": ("0.5", 0.5),
     "true or false": ("false", False),
     "a list of names": ("a, b.c,", ("a", "b.c")),
