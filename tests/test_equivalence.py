@@ -114,6 +114,56 @@ COMPARED = [
 ]
 
 
+DEMOS: list[dict[str, Any]] = [
+    {"question": "Who?", "answer": "I", "augmented": True, "reasoning": "me"},
+    {"question": "What — ÿ?", "answer": "that"},
+]
+
+
+def learned(case: Case) -> Any:
+    """A program of DSPy's with what it has learned."""
+    module = getattr(dspy, case.module)(case.signature)
+    predictor = module if case.module == "Predict" else module.predict
+    predictor.demos = [dspy.Example(**demo) for demo in DEMOS]
+    predictor.signature = predictor.signature.with_instructions("Answer as the examples do.")
+    return module
+
+
+def saved(module: str) -> Any:
+    """What DSPy saves of it."""
+    return learned(Case("", [], module=module)).dump_state()
+
+
+LEARNED = [
+    *everywhere(
+        "learned",
+        [{"answer": "yes"}],
+        plain=lambda case: learned(case)(**case.inputs),
+        options={"state": saved("Predict")},
+    ),
+    *everywhere(
+        "learned-thought",
+        [{"reasoning": "so", "answer": "yes"}],
+        module="ChainOfThought",
+        plain=lambda case: learned(case)(**case.inputs),
+        options={"state": saved("ChainOfThought")},
+    ),
+    Case(
+        "two-steps-thought",
+        ["It is yes, since so.", {"reasoning": "so", "answer": "yes"}],
+        module="ChainOfThought",
+        adapter="two_step",
+    ),
+    Case("two-steps-typed", ["All of it.", ANSWER], signature=TYPED, inputs=GIVEN, adapter="two_step"),
+]
+
+
+@pytest.mark.parametrize("case", LEARNED, ids=lambda case: case.name)
+def test_saved_programs_and_two_steps(case: Case, provider: Provider, runtime: dspex.Runtime) -> None:
+    """If this failed, what an optimizer has found would not reach the model, or not in the same words."""
+    same(case, provider, runtime)
+
+
 @pytest.mark.parametrize("case", COMPARED, ids=lambda case: case.name)
 def test_comparisons(case: Case, provider: Provider, runtime: dspex.Runtime) -> None:
     """If this failed, attempts would be asked for, or compared, in other words than DSPy's."""
