@@ -17,8 +17,10 @@ from dspex.worker.sandbox.deno import Deno
 from dspex.worker.sandbox.interpreter import Interpreter
 from dspex.worker.sandbox.monty import Monty
 
-#: Small enough that a bomb is a matter of a moment.
-RULES = SandboxRules(seconds=1.0, memory=200 * 1024 * 1024, output=10_000)
+#: For code that ends by itself: a busy machine is given its time.
+RULES = SandboxRules(seconds=30.0, memory=200 * 1024 * 1024, output=10_000)
+#: For code that does not.
+SHORT = SandboxRules(seconds=1.0, memory=200 * 1024 * 1024, output=10_000)
 KINDS: dict[str, Any] = {"monty": Monty, "deno": Deno}
 _PACKAGES = {"monty": "pydantic_monty", "deno": "deno"}
 

@@ -17,7 +17,7 @@ from dspy.primitives.code_interpreter import CodeExecutionError
 from dspex.errors import PythonTimeout
 from dspex.worker.sandbox.interpreter import Interpreter
 from tests.processes import alive
-from tests.sandboxes import KINDS, opened, refused
+from tests.sandboxes import KINDS, SHORT, opened, refused
 
 SECRET = "canary-4711"
 
@@ -168,7 +168,7 @@ BOMBS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bomb_goes_off_inside(kind: str, bomb: str) -> None:
     """If this failed, one answer of a model would take a worker's memory, or its time, for ever."""
-    with opened(kind) as sandbox:
+    with opened(kind, SHORT) as sandbox:
         sandbox.execute("1")
         told = refused(sandbox, BOMBS[bomb])
         assert told.startswith(("TimeoutError", "MemoryError", "RecursionError", "OverflowError")), told
@@ -224,7 +224,7 @@ def test_what_is_printed_is_no_message(deno: Interpreter, code: str) -> None:
 )
 def test_a_broken_sandbox_is_replaced(code: str) -> None:
     """If this failed, code that destroys what runs it would take the calls after it along."""
-    with opened("deno") as sandbox:
+    with opened("deno", SHORT) as sandbox:
         told = [_tried(sandbox, code), _tried(sandbox, "1"), _tried(sandbox, "1")]
         assert all("lost" in each for each in told[1:] if each != "1"), told
         assert sandbox.execute("40 + 2") == 42

@@ -31,7 +31,7 @@ def serving() -> Iterator[tuple[Provider, dspex.Runtime]]:
         dspex.Runtime(
             dspex.LM("openai/x", base_url=provider.base_url, api_key="k", retry=dspex.Retry(attempts=1)),
             pools={"general": dspex.PoolOptions(workers=1, grace=0.3)},
-            settings=dspex.Settings(file=False, sandbox_seconds=1.0),
+            settings=dspex.Settings(file=False, sandbox_seconds=3.0),
         ) as runtime,
     ):
         yield provider, runtime
