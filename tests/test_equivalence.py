@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -161,6 +162,78 @@ LEARNED = [
 @pytest.mark.parametrize("case", LEARNED, ids=lambda case: case.name)
 def test_saved_programs_and_two_steps(case: Case, provider: Provider, runtime: dspex.Runtime) -> None:
     """If this failed, what an optimizer has found would not reach the model, or not in the same words."""
+    same(case, provider, runtime)
+
+
+def adds(a: int, b: int = 1) -> int:
+    """Adds two numbers."""
+    return a + b
+
+
+def written(case: Case) -> Any:
+    """A module of DSPy's whose model writes code, in the sandbox that dspex has for it."""
+    pytest.importorskip("pydantic_monty")
+    factory = importlib.import_module("dspex.worker.sandbox.choose").Factory("monty")
+    more: dict[str, Any] = {} if case.tools is None else {"tools": [*case.tools]}
+    module = getattr(dspy, case.module)(
+        case.signature,
+        interpreter_factory=factory,
+        **case.options,
+        **more,
+    )
+    return module(**case.inputs)
+
+
+CODE = "```python\nSUBMIT({'answer': 20 + 22})\n```"
+WRITTEN = [
+    *everywhere(
+        "program",
+        [{"reasoning": "so", "generated_code": CODE}, {"reasoning": "so", "answer": "42"}],
+        module="ProgramOfThought",
+        plain=written,
+        ours={"sandbox": "monty"},
+    ),
+    *everywhere(
+        "program-mended",
+        [
+            {"reasoning": "so", "generated_code": "```python\n1 / 0\n```"},
+            {"reasoning": "so", "generated_code": CODE},
+            {"reasoning": "so", **ANSWER},
+        ],
+        module="ProgramOfThought",
+        signature=TYPED,
+        inputs=GIVEN,
+        plain=written,
+        ours={"sandbox": "monty"},
+    ),
+    *everywhere(
+        "acts",
+        [
+            {"generated_code": "```python\nprint(adds(40, b=2))\n```", "finished": False},
+            {"generated_code": "```python\nprint(adds(41))\n```", "finished": True},
+            {"reasoning": "so", "answer": "42"},
+        ],
+        module="CodeAct",
+        tools=(adds,),
+        plain=written,
+        ours={"sandbox": "monty"},
+    ),
+    *everywhere(
+        "explores",
+        [
+            {"reasoning": "look", "code": "print(len(question))"},
+            {"reasoning": "done", "code": "SUBMIT(answer='42')"},
+        ],
+        module="RLM",
+        plain=written,
+        ours={"sandbox": "monty"},
+    ),
+]
+
+
+@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.name)
+def test_modules_that_write_code(case: Case, provider: Provider, runtime: dspex.Runtime) -> None:
+    """If this failed, a model would be asked for code in other words than DSPy's."""
     same(case, provider, runtime)
 
 

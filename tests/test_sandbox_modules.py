@@ -120,7 +120,7 @@ def test_code_calls_the_callers_functions(serving: tuple[Provider, dspex.Runtime
         "q", module="CodeAct", signature="question -> answer", tools=[add, fail], sandbox=sandbox
     )
     assert got.answer == "done"
-    assert got.trajectory[0]["output"] == '"3 5\\nValueError: no\\n"'
+    assert got.trajectory["code_output_0"] == '"3 5\\nValueError: no\\n"'
     assert seen == [os.getpid()] * 2
 
     explore = "```python\nprint(context[:3], add(3))\n```"

@@ -174,6 +174,7 @@ MODULES: Mapping[str, ModuleEntry] = {
         ModuleEntry(
             name="dspy.RLM",
             summary="Explores inputs that are too long for a prompt with Python, in a sandbox.",
+            adds_outputs=("final_reasoning",),
             own=_own(
                 _max_iters(20, "blocks of code that are run"),
                 Option(

@@ -99,26 +99,31 @@ def _told(prediction: Any) -> dict[str, Any]:
     return {"trajectory": getattr(prediction, _TOLD, [])}
 
 
+def _as_in_dspy(prediction: Any) -> dict[str, Any]:
+    return {"trajectory": prediction.trajectory}
+
+
 def program_of_thought(spec: ProgramSpec) -> Program:
     """A ``ProgramOfThought``, whose outputs begin with its reasoning."""
-    own, options = _split(spec, "max_iters")
     with _quiet():
-        module = _Thinks(dspy_signature(spec.declared), interpreter_factory=_factory(spec), **own)
-    _configure(module, options)
+        module = _Thinks(dspy_signature(spec.declared), interpreter_factory=_factory(spec), **spec.options)
     outputs = tuple(module.generate_output.predict.signature.output_fields)
     return Program(spec.declared, input_types(spec.declared), module, outputs, blocking=True, tell=_told)
 
 
 def code_act(spec: ProgramSpec, tools: list[dspy.Tool]) -> Program:
     """A ``CodeAct``, whose outputs begin with its reasoning."""
-    own, options = _split(spec, "max_iters")
     with _quiet():
         module = _Acts(
-            dspy_signature(spec.declared), _in_code(spec, tools), interpreter_factory=_factory(spec), **own
+            dspy_signature(spec.declared),
+            _in_code(spec, tools),
+            interpreter_factory=_factory(spec),
+            **spec.options,
         )
-    _configure(module, options)
     outputs = tuple(module.extractor.predict.signature.output_fields)
-    return Program(spec.declared, input_types(spec.declared), module, outputs, blocking=True, tell=_told)
+    return Program(
+        spec.declared, input_types(spec.declared), module, outputs, blocking=True, tell=_as_in_dspy
+    )
 
 
 class _Recurses(dspy.RLM):  # type: ignore[misc]
@@ -130,23 +135,21 @@ class _Recurses(dspy.RLM):  # type: ignore[misc]
 
 def rlm(spec: ProgramSpec, tools: list[dspy.Tool]) -> Program:
     """An ``RLM``. It has an asynchronous form, which blocks its loop for as long as a block of code runs."""
-    own, options = _split(spec, "max_iters", "max_llm_calls", "max_output_chars")
     with _quiet():
         module = _Recurses(
             dspy_signature(spec.declared),
             tools=_in_code(spec, tools),
             interpreter_factory=_factory(spec),
-            **own,
+            **spec.options,
         )
-    _configure(module, options)
-    outputs = tuple(module.signature.output_fields)
+    outputs = ("final_reasoning", *module.signature.output_fields)
     return Program(
         spec.declared,
         input_types(spec.declared),
         module,
         outputs,
         blocking=True,
-        tell=lambda prediction: {"trajectory": prediction.trajectory},
+        tell=_as_in_dspy,
     )
 
 
@@ -161,17 +164,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it will go, or is experimental, is said in the catalogue
         yield
-
-
-def _split(spec: ProgramSpec, *names: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The constructor's options, and those of the requests."""
-    own = {name: value for name, value in spec.options.items() if name in names}
-    return own, {name: value for name, value in spec.options.items() if name not in names}
-
-
-def _configure(module: Any, options: dict[str, Any]) -> None:
-    for _, predict in module.named_predictors():
-        predict.config.update(options)
 
 
 def _in_code(spec: ProgramSpec, tools: list[dspy.Tool]) -> list[dspy.Tool]:
