@@ -194,6 +194,7 @@ def test_a_reward_that_fails_says_so(serving: tuple[Provider, dspex.Runtime]) ->
         ({"reward": half, "of": "Predikt"}, "option 'of' of dspy.BestOfN: unknown module 'Predikt'"),
         ({"reward": half, "max_iters": 3}, "dspy.BestOfN has no option 'max_iters'"),
         ({"reward": half, "of": "ReAct"}, "dspy.ReAct needs tools="),
+        ({"reward": "exact_match"}, "built in are dspex.Reward.exact_match("),
         ({"reward": dspex.Reward.contains("x", field="no")}, "the reward looks at 'no', which is no output"),
         ({"reward": dspex.Reward.json_schema({"type": "nonsense"})}, "the reward has no valid JSON Schema"),
     ],

@@ -253,3 +253,25 @@ def test_a_signature_that_is_rebuilt_has_its_new_fields() -> None:
     """A class that names a type before it is defined would never find it."""
     stock, ours = fresh(compare_rebuilt)
     assert ours == stock
+
+
+def saved_images() -> Any:
+    """What a predictor saves that has learned from an image, before and after the changes."""
+    import dspy
+
+    from dspex.worker import dspy_compat
+
+    predict = dspy.Predict("i: dspy.Image -> answer")
+    predict.demos = [dspy.Example(i=dspy.Image("https://example.org/a.png"), answer="b")]
+    stock = predict.dump_state()
+    dspy_compat.prepare()
+    again = dspy.Predict("i: dspy.Image -> answer")
+    again.load_state(stock)
+    return [state["demos"] for state in (stock, predict.dump_state(), again.dump_state())]
+
+
+def test_saved_images_are_as_dspy_saves_them() -> None:
+    """If this failed, a state that a worker saved could be read by no other process."""
+    stock, changed, again = fresh(saved_images)
+    assert stock == changed == again
+    assert "CUSTOM-TYPE" in stock[0]["i"]

@@ -290,3 +290,19 @@ def test_what_is_no_state_is_refused_before_anything_runs(
         assert said in caught.value.message
         assert caught.value.request_id
     assert provider.requests == []
+
+
+def test_images_of_saved_demos_are_images(runtime: dspex.Runtime, provider: Provider, tmp_path: Path) -> None:
+    """If this failed, a program that learned from pictures would show the model their addresses as text."""
+    predict = dspy.Predict("i: dspy.Image, q -> response")
+    predict.demos = [dspy.Example(i=dspy.Image("https://example.org/a.png"), q="a", response="b")]
+    predict.save(str(tmp_path / "seen.json"))
+    runtime.adapter().generate(
+        "x",
+        signature="i: Image, q -> response",
+        inputs={"i": dspex.Image("https://example.org/b.png")},
+        state=str(tmp_path / "seen.json"),
+    )
+    asked = [m["content"] for m in provider.requests[-1].body["messages"] if m["role"] == "user"]
+    images = [block["image_url"]["url"] for blocks in asked for block in blocks if "image_url" in block]
+    assert images == ["https://example.org/a.png", "https://example.org/b.png"]

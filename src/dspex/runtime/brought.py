@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dspex.errors import InvalidOption
+from dspex.errors import InvalidOption, ModuleNotFound
 from dspex.program import catalogue
-from dspex.program.importpath import require_allowed
+from dspex.program.importpath import require_allowed, shown
 from dspex.program.installed import Catalogue
 from dspex.program.options import inside
 from dspex.program.rewards import CALLED
@@ -74,7 +74,14 @@ def look(
     paths = [tool.spec for tool in found if tool.spec.path is not None]
     loads = bool(paths)
     if isinstance(reward, str):
-        require_allowed(reward, allow_modules)
+        try:
+            require_allowed(reward, allow_modules)
+        except ModuleNotFound:
+            raise InvalidOption(
+                f"the reward {shown(reward)} is no import path (package.module:function); built in are "
+                "dspex.Reward.exact_match(...), .contains(...) and .json_schema(...)",
+                details={"module": name, "option": "reward"},
+            ) from None
         loads = True
     elif callable(reward):
         functions = {**functions, CALLED: _as_tool(reward)}

@@ -14,6 +14,7 @@ import functools
 import gc
 import inspect
 import os
+import secrets
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 import dspy  # noqa: E402
+import dspy.adapters._legacy_type_markers  # noqa: E402
+import dspy.adapters.base  # noqa: E402
+import dspy.adapters.types.base_type  # noqa: E402
 import dspy.adapters.utils  # noqa: E402
 import dspy.clients.capabilities  # noqa: E402
 import dspy.clients.costs  # noqa: E402
@@ -58,6 +62,7 @@ def prepare() -> None:
     _price_inline()
     _complete_side_by_side()
     _show_tool_errors()
+    _mark_by_secret()
     _warm_up()
 
 
@@ -171,6 +176,57 @@ def _show_tool_errors() -> None:
 
     for module in (dspy.predict.react, dspy.predict.react_v2):
         module.format_error_for_lm = shown
+
+
+def _mark_by_secret() -> None:
+    """DSPy finds images and files in a request by marks in its text, which anybody could write there.
+
+    What a tool returned, and what a model wrote, come into later requests as text: with DSPy's own marks in
+    it, a web page that a tool fetched would become an image or a file of the caller's. So the marks are ones
+    that only this process and its forks know. Text that keeps its marks in DSPy has DSPy's own again.
+    """
+    types, markers = dspy.adapters.types.base_type, dspy.adapters._legacy_type_markers
+    names = ("CUSTOM_TYPE_START_IDENTIFIER", "CUSTOM_TYPE_END_IDENTIFIER")
+    theirs = {name: getattr(types, name) for name in names}
+    ours = {name: f"<<{name}-{secrets.token_hex(16)}>>" for name in names}
+    for name in names:
+        setattr(types, name, ours[name])
+        setattr(markers, name, ours[name])
+    to_ours = [(theirs[name], ours[name]) for name in names]
+    to_theirs = [(ours[name], theirs[name]) for name in names]
+    stock = markers._expand_legacy_custom_type_markers_in_chat_message
+
+    @functools.wraps(stock)
+    def expanded(message: dict[str, Any]) -> dict[str, Any]:
+        return {name: _replaced(part, to_theirs) for name, part in stock(message).items()}
+
+    load_state, dump_state = dspy.Predict.load_state, dspy.Predict.dump_state
+
+    @functools.wraps(dump_state)
+    def dumped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _replaced(dump_state(self, *args, **kwargs), to_theirs)
+
+    @functools.wraps(load_state)
+    def loaded(self: Any, state: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        # A program that was saved has the images of its demos as marked text.
+        if isinstance(state, dict) and "demos" in state:
+            state = {**state, "demos": _replaced(state["demos"], to_ours)}
+        return load_state(self, state, *args, **kwargs)
+
+    dspy.Predict.load_state, dspy.Predict.dump_state = loaded, dumped
+    dspy.adapters.base._expand_legacy_custom_type_markers_in_chat_message = expanded
+
+
+def _replaced(part: Any, texts: list[tuple[str, str]]) -> Any:
+    """The same with some texts in it replaced by others."""
+    if isinstance(part, str):
+        for old, new in texts:
+            part = part.replace(old, new)
+    elif isinstance(part, list):
+        return [_replaced(each, texts) for each in part]
+    elif isinstance(part, dict):
+        return {key: _replaced(each, texts) for key, each in part.items()}
+    return part
 
 
 def _complete_side_by_side() -> None:
