@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import io
 import os
 import shutil
@@ -133,7 +134,7 @@ def _download(release: Release) -> bytes:
         with urllib.request.urlopen(address, timeout=_TIMEOUT) as reply:  # noqa: S310
             found: bytes = reply.read(_MOST)
             return found
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise SandboxMissing(
             f"Pyodide {release.version} cannot be fetched from the npm registry ({reason}); set "
