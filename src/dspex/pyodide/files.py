@@ -110,10 +110,11 @@ def fetch(archive: Path | None = None, *, release: Release = PYODIDE) -> Path:
         SandboxMissing: It cannot be had, or is not what it has to be.
     """
     place = directory(release)
-    if present(release):
+    if present(release) and archive is None:
         return place
     with alone(release):
-        if not present(release):
+        if not present(release) or archive is not None:
+            # One that was named is looked at in any case: who names it wants to know.
             found = _download(release) if archive is None else _read(archive)
             if (digest := hashlib.sha512(found).hexdigest()) != release.sha512:
                 raise SandboxMissing(
@@ -122,7 +123,8 @@ def fetch(archive: Path | None = None, *, release: Release = PYODIDE) -> Path:
                     f"give the file:  {FETCH} --from {release.archive}",
                     details={"expected": release.sha512, "found": digest},
                 )
-            _unpack(found, place, release)
+            if not present(release):
+                _unpack(found, place, release)
     return place
 
 

@@ -115,16 +115,18 @@ class Session:
         line = json.dumps(asked).encode()
         left = self._rules.seconds
         self._limit_cpu()
-        while True:
-            answer, took = self._exchange(line, left)
-            left -= took
-            said = self._understood(answer, number)
-            if "call" not in said:
-                return self._outcome(said)
-            name, arguments = said.get("call"), said.get("arguments")
-            if not isinstance(name, str) or not isinstance(arguments, dict):
-                raise self._end("RuntimeError", "the code has broken the sandbox")
-            line = json.dumps(call(name, arguments)).encode()
+        try:
+            while True:
+                answer, took = self._exchange(line, left)
+                left -= took
+                said = self._understood(answer, number)
+                if "call" not in said:
+                    return self._outcome(said)
+                line = json.dumps(call(*self._called(said))).encode()
+        except BaseException:
+            # In the middle of an exchange it would take the next block for an answer.
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the process; safe to repeat."""
@@ -139,6 +141,12 @@ class Session:
                 return said
         except (ValueError, RecursionError):
             pass
+        raise self._end("RuntimeError", "the code has broken the sandbox")
+
+    def _called(self, said: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        name, arguments = said.get("call"), said.get("arguments")
+        if isinstance(name, str) and isinstance(arguments, dict):
+            return name, arguments
         raise self._end("RuntimeError", "the code has broken the sandbox")
 
     def _outcome(self, said: dict[str, Any]) -> Outcome:

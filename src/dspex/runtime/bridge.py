@@ -22,7 +22,7 @@ from dspex.runtime.route import Found, Route
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
-_MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm", "tools")
+_MODULE_ARGUMENTS = ("module", "signature", "inputs", "prompt", "options", "lm", "tools", "sandbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +223,7 @@ def _question(args: dict[str, Any], deadline: float | None, whose: Caller) -> Qu
         inputs=args.get("inputs"),
         options=args.get("options") or {},
         tools=_paths(args.get("tools")),
+        sandbox=args.get("sandbox", "auto"),
         lm=args.get("lm"),
         deadline=deadline,
         caller=whose,

@@ -65,6 +65,8 @@ class Auto(Interpreter):
                 "of Python) or  pip install 'dspex[deno]'  (all of Python)",
                 details={"extra": "sandbox", "extras": ["sandbox", "deno"]},
             )
+        if self._monty is None:
+            start.needed()
 
     def run(self, code: str, variables: dict[str, Any]) -> Outcome:
         """See ``Interpreter``."""

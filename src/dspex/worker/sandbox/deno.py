@@ -6,7 +6,7 @@ from typing import Any
 
 from dspy.primitives.python_interpreter import PythonInterpreter
 
-from dspex.pyodide.outcome import Ended, Outcome
+from dspex.pyodide.outcome import Outcome
 from dspex.pyodide.session import Session
 from dspex.types import SandboxRules
 from dspex.worker.sandbox.interpreter import Interpreter
@@ -41,7 +41,7 @@ class Deno(Interpreter):
         ]
         try:
             outcome = self._session.run(code, variables=variables, functions=new, call=self.call)
-        except Ended:
+        except BaseException:  # it has been ended
             self._known = {}
             raise
         self._known = functions

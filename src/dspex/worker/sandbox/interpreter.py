@@ -130,7 +130,7 @@ class Interpreter(ABC):
         except ToolFailed as failed:
             return {"error": _last_lines(failed.text)}
         except Exception as error:  # noqa: BLE001 (the code is told, as it would be of its own functions)
-            return {"error": f"{type(error).__name__}: {error}"}
+            return {"error": f"{type(error).__name__}: {_text(error)}"}
         except BaseException as error:  # noqa: BLE001 (it ends the call as it is)
             raise CallEnds(error) from None
         return {"value": _returned(result)}
@@ -165,8 +165,16 @@ def _returned(result: Any) -> Any:
         return ""
     try:
         return jsonable(result)
-    except CodeInterpreterError:
-        return str(result)
+    except Exception:  # noqa: BLE001 (it may be of any class, whose own code is asked)
+        return _text(result)
+
+
+def _text(value: object) -> str:
+    """What a value says of itself, if its own code lets it."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 (the code is told what it is, then)
+        return f"<{type(value).__name__}>"
 
 
 def _last_lines(trace: str) -> str:
