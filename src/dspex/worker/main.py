@@ -247,7 +247,8 @@ class Worker:
         else:
             discard(result)
             if scope.tool_calls:  # what a failed call has done all the same
-                done = [{**one, "arguments": None} for one in scope.tool_calls]
+                # An error goes further than an answer: what the tools were given stays out of it.
+                done = [{k: v for k, v in one.items() if k != "arguments"} for one in scope.tool_calls]
                 error.details.setdefault("tool_calls", done)
             self._send_fault(Fault(call.id, error.to_wire(), seconds))
 

@@ -152,7 +152,7 @@ class Monty(Interpreter):
         if left is None or pid is None:
             yield
             return
-        timer = threading.Timer(max(left, 0.0), os.kill, (pid, signal.SIGKILL))
+        timer = threading.Timer(max(left, 0.0), _kill, (pid,))
         timer.daemon = True
         timer.start()
         try:
@@ -239,3 +239,8 @@ def _bound(
     rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     more = given.pop(rest, {}) if rest is not None else {}
     return {key: plain(value) for key, value in {**given, **more}.items()}
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(pid, signal.SIGKILL)
