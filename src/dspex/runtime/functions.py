@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 
 from dspex.errors import ToolError
+from dspex.runtime.portal import serve
 
 #: Functions that may block at the same time in one runtime, those of calls that are over included.
 MOST = 1000
@@ -96,7 +97,7 @@ class Functions:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
-                    target=self._serve, args=(self._loop,), name="dspex-tools", daemon=True
+                    target=serve, args=(self._loop,), name="dspex-tools", daemon=True
                 )
                 self._thread.start()
             return self._loop
@@ -105,19 +106,6 @@ class Functions:
     def running_loop(self) -> asyncio.AbstractEventLoop | None:
         """The same if there is one by now."""
         return self._loop
-
-    @staticmethod
-    def _serve(loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            loop.close()
 
     async def aclose(self) -> None:
         """End the loop. One that is blocked ends when its function does. Safe to repeat."""

@@ -21,6 +21,22 @@ T = TypeVar("T")
 _LOOK_UP = 0.5
 
 
+def serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop on this thread until it is stopped, then end what is left on it, and close it."""
+    # Not asyncio.Runner: it ends the default executor by a new thread, and at the interpreter's exit,
+    # where a forgotten runtime is closed, there are none any more.
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
 class Portal:
     """The way onto the runtime's loop."""
 
@@ -44,27 +60,13 @@ class Portal:
         self._process = os.getpid()
         standard.fill()
         self._loop = _new_loop()
-        self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="dspex", daemon=True)
+        self._thread = threading.Thread(target=serve, args=(self._loop,), name="dspex", daemon=True)
         self._thread.start()
 
     def adopt(self) -> None:
         """Use the running loop."""
         self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
-
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not asyncio.Runner: it ends the default executor by a new thread, and at the interpreter's exit,
-        # where a forgotten runtime is closed, there are none any more.
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            loop.close()
 
     def stop_thread(self) -> None:
         """End the loop that ``start_thread`` began, and its thread; calls that still wait are cancelled."""
