@@ -16,7 +16,7 @@ from dspy.primitives.code_interpreter import CodeExecutionError
 
 from dspex.errors import PythonTimeout
 from dspex.worker.sandbox.interpreter import Interpreter
-from tests.processes import alive
+from tests.processes import alive, until
 from tests.sandboxes import KINDS, SHORT, opened, refused
 
 SECRET = "canary-4711"
@@ -260,7 +260,7 @@ def test_a_monty_process_has_nothing_of_the_workers() -> None:
         pid = session.worker_pid
         assert (Path(f"/proc/{pid}/environ").read_bytes()) == b""
         assert os.getpgid(pid) == os.getpgrp()
-    assert not alive(pid)
+    until(lambda: not alive(pid))
 
 
 def test_values_come_as_they_are(sandbox: Interpreter) -> None:

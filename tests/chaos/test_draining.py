@@ -12,7 +12,7 @@ import pytest
 import dspex
 from tests.chaos.figures import back_to, pids
 from tests.chaos.test_stuck import neighbours, opened, unharmed
-from tests.processes import alive, lines
+from tests.processes import alive, lines, until
 from tests.provider import Provider
 
 pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
@@ -32,7 +32,7 @@ async def test_neighbours_of_a_stuck_thread_end_in_their_first_attempt(
             await runtime.pool("general").aexecute(command, args, timeout=0.2)
         await unharmed(tasks, 1)
         await back_to(runtime, 2)
-        assert not alive(int(lines(mark)[0]))
+        until(lambda: not alive(int(lines(mark)[0])))
 
 
 async def test_a_call_that_goes_away_while_its_worker_drains_is_gone(
@@ -49,7 +49,7 @@ async def test_a_call_that_goes_away_while_its_worker_drains_is_gone(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await back_to(runtime, 2)
-        assert not alive(int(lines(mark)[0]))
+        until(lambda: not alive(int(lines(mark)[0])))
         stats = runtime.stats().pools["general"]
         assert (stats.unfinished, stats.counters["cancelled"]) == (0, len(tasks))
 
@@ -62,5 +62,5 @@ async def test_a_stopped_worker_is_found_before_any_deadline(provider: Provider)
         os.kill(victim, signal.SIGSTOP)
         await unharmed(tasks, 2)
         await back_to(runtime, 2)
-        assert not alive(victim)
+        until(lambda: not alive(victim))
         assert runtime.stats().pools["general"].restarts["blocked"] == 1
