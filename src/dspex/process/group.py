@@ -32,6 +32,10 @@ def bury(leader: int) -> int | None:
         return None
 
 
+#: Leaders of killed groups with members that were not dead yet when they were to be reaped.
+_dying: set[int] = set()
+
+
 def reap_group(leader: int) -> bool:
     """Reap the dead of a killed group, as far as they have become children of this process; none need be one.
 
@@ -44,8 +48,21 @@ def reap_group(leader: int) -> bool:
         while os.waitid(os.P_PGID, leader, os.WEXITED | os.WNOHANG) is not None:
             pass
     except ChildProcessError:
+        _dying.discard(leader)
         return False
+    _dying.add(leader)
     return True
+
+
+def reap_dying() -> bool:
+    """Reap what ``reap_group`` found not dead yet, as far as it is by now.
+
+    Returns:
+        Whether some are still not.
+    """
+    for leader in list(_dying):
+        reap_group(leader)
+    return bool(_dying)
 
 
 def children() -> list[int]:

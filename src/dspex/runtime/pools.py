@@ -14,6 +14,7 @@ from dspex.errors import InvalidOption
 from dspex.lm.gate import Gates
 from dspex.pool.pool import LocalPool
 from dspex.pool.zygote_client import Preparation, Zygote
+from dspex.process.group import reap_dying
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
 
@@ -25,6 +26,7 @@ DEFAULTS = {DEFAULT_POOL: PoolOptions(), ISOLATED_POOL: PoolOptions(isolation="c
 # What stands between a pool's name and what makes its sibling differ from it.
 _PLUS = "+"
 _LITELLM = "litellm"
+_REAPINGS = 200
 _LITELLM_MODULE = "dspex.worker.litellm_engine"
 
 MakeZygote = Callable[[Preparation, Callable[[Event], None]], Zygote]
@@ -168,6 +170,11 @@ class Pools:
         self._closing = True
         await asyncio.gather(*(pool.aclose() for pool in self))
         await asyncio.gather(*(zygote.aclose() for zygote in self._zygotes.values()))
+        # What was inherited from a zygote that was killed takes a moment to die; nobody reaps it after this.
+        for _ in range(_REAPINGS):
+            if not reap_dying():
+                break
+            await asyncio.sleep(0.005)
 
 
 def _checked(options: Mapping[str, PoolOptions]) -> dict[str, PoolOptions]:
