@@ -34,13 +34,14 @@ def restarts(runtime: dspex.Runtime, pool: str) -> dict[str, int]:
 
 def test_workers_that_have_run_their_calls_are_replaced(runtime: dspex.Runtime) -> None:
     """If this failed, what a program leaks would pile up for as long as the service runs."""
+    pids: list[int] = []
     with ThreadPoolExecutor(8) as executor:
-        pids = list(executor.map(lambda _: runtime.pool("calls").execute("pid"), range(400)))
-    assert len(pids) == 400, "and no call was lost on the way"
-    assert len(set(pids)) > 4
+        # How many calls a worker runs before its successor is ready is the machine's affair.
+        while len(set(pids)) <= 4 or len(pids) < 400:
+            pids += executor.map(lambda _: runtime.pool("calls").execute("pid"), range(100))
     until(lambda: [w.state for w in runtime.stats().pools["calls"].workers] == ["ready"] * 2)
     assert set(restarts(runtime, "calls")) == {"calls"}
-    assert runtime.stats().pools["calls"].counters == {"ok": 400}
+    assert runtime.stats().pools["calls"].counters == {"ok": len(pids)}, "and no call was lost on the way"
 
 
 def test_the_successor_is_ready_before_the_old_one_goes(runtime: dspex.Runtime, tmp_path: Path) -> None:
