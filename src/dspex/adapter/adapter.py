@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any
 
+from dspex.adapter.base import UNSET, Base, GivenSignature, Prompt, Sandbox, Unset
 from dspex.adapter.capabilities import Capabilities, found
 from dspex.adapter.described import Described, described
 from dspex.adapter.program import Program
-from dspex.adapter.response import Response, Timing, json_ready
-from dspex.errors import InvalidOption
+from dspex.adapter.programs import Programs
+from dspex.adapter.response import Response
+from dspex.adapter.sessions import Sessions
 from dspex.lm.named import configured
 from dspex.lm.profile import LM
 from dspex.program.classes import named
-from dspex.program.importpath import name_of
 from dspex.program.saved import Given
-from dspex.program.signature import Signature
-from dspex.runtime.call import Answer
-from dspex.runtime.caller import Caller, Priority, caller, check_tenant
-from dspex.runtime.question import Question, deadline_in
-from dspex.runtime.route import Route
-from dspex.settings import Settings
-from dspex.tools import ToolRecord
-
-if TYPE_CHECKING:
-    from dspex.adapter.runtime import Runtime
-
-#: Text, a dict, a ``Signature``, a class, or the import path of one.
-GivenSignature = str | Signature | Mapping[str, Any] | type[Any]
-Prompt = str | Sequence[Mapping[str, Any]]
-Sandbox = Literal["auto", "monty", "deno", "local"]
-
-
-class _Unset:
-    def __repr__(self) -> str:
-        return "the adapter's"
-
-
-_UNSET = _Unset()
+from dspex.runtime.caller import Priority, caller
 
 
 def _with_arguments(how: dict[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     return how if arguments is None else {**how, "arguments": arguments}
 
 
-class DSPyAdapter:
+class DSPyAdapter(Sessions, Programs, Base):
     """Runs DSPy programs in a pool of workers.
 
     ``runtime.adapter(...)`` gives one that shares the runtime. Made by itself it opens a runtime of its own
@@ -64,68 +42,6 @@ class DSPyAdapter:
     Raises:
         InvalidOption: An option has a value that it does not take.
     """
-
-    def __init__(
-        self,
-        pool: str = "general",
-        timeout: float | None = 30.0,
-        *,
-        lm: LM | str | None = None,
-        tenant: str | None = None,
-        module_config: Mapping[str, Mapping[str, Any]] | None = None,
-        serialization_format: Literal["python", "json"] = "python",
-        settings: Settings | None = None,
-        _runtime: Runtime | None = None,
-    ) -> None:
-        deadline_in(timeout)
-        if serialization_format not in {"python", "json"}:
-            raise InvalidOption(
-                f"serialization_format is 'python' or 'json', not {serialization_format!r}",
-                details={"option": "serialization_format"},
-            )
-        self._pool = pool
-        self._timeout = timeout
-        self._lm = lm
-        check_tenant(tenant)
-        self._tenant = tenant
-        self._module_config = {name_of(name): dict(o) for name, o in (module_config or {}).items()}
-        self._json = serialization_format == "json"
-        self._settings = settings
-        self._runtime = _runtime
-        self._owns_runtime = False
-
-    # A runtime of its own
-
-    def _own_runtime(self) -> Runtime:
-        from dspex.adapter.runtime import Runtime
-
-        if self._runtime is not None:
-            raise RuntimeError("this adapter belongs to an open runtime; enter that one")
-        self._runtime = Runtime(self._lm, settings=self._settings)
-        self._owns_runtime = True
-        return self._runtime
-
-    def __enter__(self) -> Self:
-        self._own_runtime().open()
-        return self
-
-    async def __aenter__(self) -> Self:
-        await self._own_runtime().aopen()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._runtime is not None and self._owns_runtime:
-            self._runtime.close()
-            self._runtime = None
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._runtime is not None and self._owns_runtime:
-            await self._runtime.aclose()
-            self._runtime = None
 
     # Configuration
 
@@ -164,7 +80,7 @@ class DSPyAdapter:
         signature: GivenSignature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
-        timeout: float | _Unset | None = _UNSET,
+        timeout: float | Unset | None = UNSET,
         tools: Sequence[Any] | None = None,
         sandbox: Sandbox = "auto",
         debug: bool = False,
@@ -229,7 +145,7 @@ class DSPyAdapter:
         signature: GivenSignature | None = None,
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
-        timeout: float | _Unset | None = _UNSET,
+        timeout: float | Unset | None = UNSET,
         tools: Sequence[Any] | None = None,
         sandbox: Sandbox = "auto",
         debug: bool = False,
@@ -298,7 +214,7 @@ class DSPyAdapter:
     # Descriptions
 
     def describe(
-        self, signature_or_module: GivenSignature, *, timeout: float | _Unset | None = _UNSET
+        self, signature_or_module: GivenSignature, *, timeout: float | Unset | None = UNSET
     ) -> Described:
         """The fields of a signature or a program with their types and JSON Schemas, or what a module takes.
 
@@ -317,78 +233,7 @@ class DSPyAdapter:
         return described(asked, told)
 
     async def adescribe(
-        self, signature_or_module: GivenSignature, *, timeout: float | _Unset | None = _UNSET
+        self, signature_or_module: GivenSignature, *, timeout: float | Unset | None = UNSET
     ) -> Described:
         """``describe`` for event loops."""
         return described(*await self._route.adescribe(signature_or_module, self._deadline(timeout)))
-
-    def _deadline(self, timeout: float | _Unset | None) -> float | None:
-        return deadline_in(self._timeout if isinstance(timeout, _Unset) else timeout)
-
-    @property
-    def _open(self) -> Runtime:
-        if self._runtime is None:
-            raise RuntimeError(
-                "this adapter has no runtime: use `with DSPyAdapter(...)`, or runtime.adapter()"
-            )
-        return self._runtime
-
-    def _question(
-        self,
-        prompt: Prompt | None,
-        module: str | type[Any],
-        signature: GivenSignature | None,
-        inputs: Mapping[str, Any] | None,
-        lm: LM | str | None,
-        timeout: float | _Unset | None,
-        whose: Caller,
-        options: dict[str, Any],
-        tools: Sequence[Any] | None,
-        sandbox: str,
-        debug: bool,
-    ) -> Question:
-        module = named(module)
-        if self._module_config:
-            options = {**self._module_config.get(name_of(module), {}), **options}
-        return Question(
-            prompt,
-            module,
-            signature,
-            inputs,
-            options,
-            tools,
-            sandbox,
-            debug,
-            self._lm if lm is None else lm,
-            self._deadline(timeout),
-            whose,
-        )
-
-    @property
-    def _route(self) -> Route:
-        return self._open.route(self._pool)
-
-    def _response(self, answer: Answer) -> Response:
-        requests, trajectory = answer.requests, answer.told.get("trajectory")
-        return Response(
-            json_ready(answer.outputs) if self._json else answer.outputs,
-            completions=json_ready(answer.completions) if self._json else answer.completions,
-            usage=answer.usage,
-            cost=answer.cost,
-            timing=Timing(
-                queued=answer.done.queued,
-                built=answer.told.get("built", 0.0),
-                run=answer.done.seconds,
-                model=sum(request.seconds for request in requests),
-                total=answer.total,
-            ),
-            attempts=answer.done.attempts,
-            requests=requests,
-            worker=answer.done.worker,
-            request_id=answer.request_id,
-            adapter=answer.told.get("adapter"),
-            trajectory=json_ready(trajectory) if self._json else trajectory,
-            messages=answer.told.get("messages"),
-            tool_calls=[ToolRecord(**called) for called in answer.told.get("tool_calls", ())],
-            model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
-        )

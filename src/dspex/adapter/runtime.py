@@ -8,6 +8,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -44,6 +45,8 @@ class Runtime:
         pools: Options by name, over those of the settings: ``PoolOptions`` take the place of what the
             settings say of that pool, a mapping such as ``{"workers": 1}`` changes what it names, and None
             leaves the pool out. The pool ``general`` exists in any case, with a worker per core.
+        store: Where sessions are kept: ``"memory"``, the path of a file, or the URL of a database
+            (``"postgresql+asyncpg://user@host/name"``); None is the settings' ``store``, which is memory.
         settings: What holds for the whole runtime; None is ``Settings()``, which reads the settings file and
             the environment.
         start_timeout: Seconds within which each pool has to have a ready worker.
@@ -56,11 +59,13 @@ class Runtime:
         *,
         lms: Mapping[str, LM | str] | None = None,
         pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None = None,
+        store: str | Path | None = None,
         settings: Settings | None = None,
         start_timeout: float = 60.0,
         wait: bool = True,
     ) -> None:
-        self.core = Core(lm, lms, pools, self._settings() if settings is None else settings, self._zygote)
+        found = self._settings() if settings is None else settings
+        self.core = Core(lm, lms, pools, found, self._zygote, store)
         self.portal = Portal()
         self.programs = Programs()
         self.states = States()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dspex.errors import DspexError, PoolClosed, PoolUnhealthy
@@ -20,6 +21,7 @@ from dspex.runtime.models import Models, as_lm, find
 from dspex.runtime.modules import Modules, Signatures
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
+from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 from dspex.types import LMSpec
@@ -36,6 +38,7 @@ _KEPT = (
     "sandbox_seconds",
     "sandbox_memory",
     "allow_local_interpreter",
+    "store",
     "pools",
 )
 
@@ -50,6 +53,7 @@ class Core:
             ``isolated`` exist in any case.
         settings: What holds for all of it.
         zygote: Makes what the workers of one preparation come from.
+        store: Where sessions are kept; None is the settings' ``store``.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Core:
         pools: Mapping[str, PoolOptions | Mapping[str, Any] | None] | None,
         settings: Settings,
         zygote: MakeZygote = ZygoteClient,
+        store: str | Path | None = None,
     ) -> None:
         self.bus = Bus()
         self.settings = settings
@@ -66,6 +71,7 @@ class Core:
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
         self.catalogue = Catalogue()
+        self.storage = Storage(settings.store if store is None else store)
         self.modules = Modules(self.settings.allow_modules)
         self.functions = Functions()
         self.servers = Servers(self.functions)
@@ -125,6 +131,8 @@ class Core:
             PoolUnhealthy: A pool has no ready worker in time.
         """
         self._staying = asyncio.create_task(self._stay(), name="dspex-stays")
+        if self.storage.outlives:
+            await self.storage.open()
         self._pools.start()
         if self.models.needs_litellm:
             self._pools.get(DEFAULT_POOL, litellm=True)
@@ -234,5 +242,6 @@ class Core:
         await self.servers.aclose()
         await self.functions.aclose()
         await self.models.aclose()
+        await self.storage.aclose()
         await self.bus.aclose()
         self._closed.set()

@@ -135,6 +135,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         sandbox_memory: Bytes that the values of such code may have.
         allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
             user, with all that this user may do. It is no sandbox.
+        store: Where sessions are kept: ``"memory"``, a file, a database URL, or a reference to one
+            (``"env:DATABASE_URL"``).
     """
 
     default_lm: str | None = None
@@ -147,6 +149,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sandbox_seconds: float = 10.0
     sandbox_memory: int = 512 * MiB
     allow_local_interpreter: bool = False
+    store: str = "memory"
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -160,6 +163,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         msgspec.structs.force_setattr(self, "sandbox_seconds", seconds)
         checks.whole_number("sandbox_memory", self.sandbox_memory, 16 * MiB, owner="Settings")
         checks.flag("allow_local_interpreter", self.allow_local_interpreter, owner="Settings")
+        checks.text("store", self.store, owner="Settings")
 
 
 class LMOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,6 +62,8 @@ class Settings:
         sandbox_memory: Bytes that the values of such code may have.
         allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
             user, with all that this user may do. It is no sandbox.
+        store: Where sessions are kept: ``"memory"``, a file, a database URL, or a reference to one
+            (``"env:DATABASE_URL"``).
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         file: The settings file; False reads none.
@@ -88,6 +90,7 @@ class Settings:
     sandbox_seconds: float
     sandbox_memory: int
     allow_local_interpreter: bool
+    store: str
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     file: File | None = field(compare=False)
@@ -108,13 +111,14 @@ class Settings:
         sandbox_seconds: float | UnsetType = UNSET,
         sandbox_memory: int | UnsetType = UNSET,
         allow_local_interpreter: bool | UnsetType = UNSET,
+        store: str | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         values = (
             default_lm, allow_modules, python, local_model, max_payload, max_result, show_unsendable,
-            sandbox_seconds, sandbox_memory, allow_local_interpreter,
+            sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms

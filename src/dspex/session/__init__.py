@@ -1,0 +1,1 @@
+"""Sessions, their programs, turns and variables: what outlives the workers, in a database."""

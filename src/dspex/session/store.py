@@ -1,0 +1,103 @@
+"""The store: one set of statements for SQLite and PostgreSQL.
+
+What is done in it is a function that takes SQLAlchemy's ``Connection``. Such a function is written once;
+SQLite runs it on a thread of its own and PostgreSQL on the event loop. It may run more than once before it
+counts, so it does nothing but ask the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Insert, Table
+
+from dspex.session.place import Place
+
+T = TypeVar("T")
+Statements = Callable[[Connection], T]
+
+
+class Backend(Protocol):
+    """A database that is open."""
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreError: It cannot be used.
+        """
+
+    async def write(self, work: Statements[T]) -> T:
+        """Run statements in a transaction."""
+
+    async def read(self, work: Statements[T]) -> T:
+        """Run statements that change nothing."""
+
+    async def aclose(self) -> None:
+        """Let go of it, once what was begun has ended."""
+
+
+class Store:
+    """The database of a runtime. Used on the runtime's loop.
+
+    Args:
+        place: Where it is.
+
+    Attributes:
+        place: Where it is.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._backend = _backend(place)
+
+    async def open(self) -> None:
+        """Connect, and see to it that the tables are those of this version.
+
+        Raises:
+            StoreError: It cannot be used, or ``dspex store upgrade`` has to come first.
+        """
+        await self._backend.open()
+
+    async def write(self, work: Statements[T]) -> T:
+        """Run statements in a transaction; when this returns they are committed.
+
+        Raises:
+            DspexError: What the function raised; nothing of it was written.
+            StoreError: The database could not do it.
+        """
+        return await self._backend.write(work)
+
+    async def read(self, work: Statements[T]) -> T:
+        """Run statements that change nothing. What was written before this is seen.
+
+        Raises:
+            DspexError: What the function raised.
+            StoreError: The database could not do it.
+        """
+        return await self._backend.read(work)
+
+    async def aclose(self) -> None:
+        """Let go of the database, once what was begun has ended."""
+        await self._backend.aclose()
+
+
+def _backend(place: Place) -> Backend:
+    if place.is_sqlite:
+        from dspex.session.sqlite import Sqlite
+
+        return Sqlite(place)
+    from dspex.session.postgresql import Postgresql
+
+    return Postgresql(place)
+
+
+def insert(connection: Connection, table: Table) -> Any:
+    """An ``INSERT`` that knows ``on_conflict_do_nothing``, which each dialect has its own class for."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as made
+    else:
+        from sqlalchemy.dialects.postgresql import insert as made  # type: ignore[assignment]
+    statement: Insert = made(table)
+    return statement
