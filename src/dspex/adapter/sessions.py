@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
@@ -20,6 +20,7 @@ from dspex.wire.values import encode
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from dspex.adapter.adapter import DSPyAdapter
     from dspex.adapter.session.session import Session
     from dspex.session.records import SessionInfo
 
@@ -117,7 +118,7 @@ class Sessions(Base):
                 raise checks.refuse("record", "'all', 'shape' or 'none'", record)
             given["record"] = record
         made: str = yield OnLoop(lambda: core.sessions.make_or_find(tenant, session_id, given))
-        return Session(self, tenant, made)
+        return Session(cast("DSPyAdapter", self), tenant, made)
 
     def _sessions(self, limit: int, after: str | None) -> Steps[list[SessionInfo]]:
         checks.whole_number("limit", limit, 1)

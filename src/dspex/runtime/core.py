@@ -19,6 +19,7 @@ from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
 from dspex.runtime.modules import Modules, Signatures
+from dspex.runtime.open_turns import OpenTurns
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
 from dspex.runtime.sessions import Sessions
@@ -80,6 +81,7 @@ class Core:
         self.catalogue = Catalogue()
         self.storage = Storage(settings.store if store is None else store)
         self.sessions = Sessions(self.storage, lambda: self.settings, self.bus)
+        self.turns = OpenTurns(self.sessions)
         self.modules = Modules(self.settings.allow_modules)
         self.functions = Functions()
         self.servers = Servers(self.functions)
@@ -250,6 +252,7 @@ class Core:
         await self.servers.aclose()
         await self.functions.aclose()
         await self.models.aclose()
+        await self.turns.aclose()
         await self.sessions.aclose()
         await self.storage.aclose()
         await self.bus.aclose()

@@ -1,4 +1,4 @@
-"""The runtime's sessions: who it is in the store, what it keeps alive, and who goes next in a session."""
+"""The runtime's sessions: who it is in the store, and what it keeps alive there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dspex.errors import DspexError, PythonTimeout
+from dspex.errors import DspexError
 from dspex.runtime.storage import Storage
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import SessionCreated, SessionEnded, SessionQuotaNear
@@ -48,9 +48,6 @@ class Sessions:
         self._bus = bus
         self._beginning: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
-        self._lines: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = (
-            weakref.WeakValueDictionary()
-        )
         self._leased: set[str] = set()
         # Anonymous sessions by the handles that hold them.
         self._held: weakref.WeakKeyDictionary[object, tuple[str, str]] = weakref.WeakKeyDictionary()
@@ -61,6 +58,10 @@ class Sessions:
         return self._storage.owner
 
     # The store
+
+    async def begin(self) -> None:
+        """Have the store open, and its code imported."""
+        await self._begun()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run statements in a transaction; see ``Storage.write``."""
@@ -206,83 +207,14 @@ class Sessions:
         """Tell that a session was deleted."""
         self._bus.emit(SessionEnded(tenant=tenant, session_id=session_id, cause="deleted"))
 
-    # One after the other
-
-    @contextlib.asynccontextmanager
-    async def line(
-        self, tenant: str, session_id: str, deadline: float | None, began: float
-    ) -> AsyncIterator[None]:
-        """Be the only one of this runtime who is at a session's history; first come, first served.
-
-        Args:
-            tenant: Whose session.
-            session_id: The session.
-            deadline: Monotonic second until which to wait; None for ever.
-            began: Monotonic second at which the call was asked.
-
-        Raises:
-            PythonTimeout: It was not one's turn in time.
-        """
-        lock = self._lines.setdefault((tenant, session_id), asyncio.Lock())
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                await lock.acquire()
-        except TimeoutError:
-            raise _too_late(session_id, began) from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    async def leased(
-        self,
-        session_id: str,
-        call: str,
-        attempt: Callable[[Connection], T | None],
-        deadline: float | None,
-        began: float,
-    ) -> T:
-        """Take the lease of a session, as soon as no other runtime has it; to be called within ``line``.
-
-        The lease is renewed until ``released``.
-
-        Args:
-            session_id: The session.
-            call: The call that takes it.
-            attempt: Statements that take it (``dspex.session.leases``), and what has to be done with it at
-                once; None when somebody else has it.
-            deadline: As of ``line``.
-            began: As of ``line``.
-
-        Raises:
-            PythonTimeout: It was not to be had in time.
-            DspexError: What ``attempt`` raised.
-        """
-        pause = 0.005
-        while True:
-            got = await self.write(attempt)
-            if got is not None:
-                self._leased.add(call)
-                return got
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise _too_late(session_id, began)
-            await asyncio.sleep(pause if left is None else min(pause, left))
-            pause = min(pause * 1.5, 0.1) * random.uniform(0.8, 1.2)
-
     def lease_end(self) -> float:
         """Until when a lease that is taken now holds without being renewed, in seconds since 1970."""
         return time.time() + _LEASE
 
-    def released(self, call: str) -> None:
+    def keep_lease(self, call: str) -> None:
+        """Renew a call's lease until ``let_lease``."""
+        self._leased.add(call)
+
+    def let_lease(self, call: str) -> None:
         """A call's lease was given back, or is to run out."""
         self._leased.discard(call)
-
-
-def _too_late(session_id: str, began: float) -> PythonTimeout:
-    elapsed = time.monotonic() - began
-    return PythonTimeout(
-        f"other calls were at the history of the session {session_id!r} for {elapsed:.3g} s; calls that read "
-        "it run one after the other",
-        details={"phase": "queued", "elapsed": round(elapsed, 3), "killed": False},
-    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from dspex.adapter.base import Base as Adapter
 from dspex.runtime.steps import Steps
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from dspex.adapter.adapter import DSPyAdapter
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class Base:
         id: Its id.
     """
 
-    def __init__(self, adapter: Adapter, tenant: str, session_id: str) -> None:
+    def __init__(self, adapter: DSPyAdapter, tenant: str, session_id: str) -> None:
         self.id = session_id
         self._adapter = adapter
         self._tenant = tenant
