@@ -1,19 +1,26 @@
-"""The turns of a session: opened before a call is sent, closed when it has ended, and read as its history."""
+"""The turns of a session: opened before a call is sent, and closed when it has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Double,
+    Integer,
+    bindparam,
+    case,
+    exists,
+    insert,
+    or_,
+    select,
+    update,
+)
 
-from dspex.errors import InvalidInput
 from dspex.session.find import find
-from dspex.session.records import Insights, Turn
 from dspex.session.tables import owners, sessions, turns
 from dspex.types import Usage
-from dspex.wire.values import decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class Opened(NamedTuple):
         session: The session's key.
         number: The turn's number.
         record: What the session keeps of turns.
+        kept: Whether its inputs are kept, and not only their shapes.
         lm: The session's LM, as it is stored.
         history: The answered turns before it, the latest first.
     """
@@ -78,8 +86,39 @@ class Opened(NamedTuple):
     session: int
     number: int
     record: str
+    kept: bool
     lm: bytes | None
     history: list[Past]
+
+
+# Statements are made once: to make one takes longer than to run it.
+_NOW, _UNTIL = bindparam("b_now", type_=Double), bindparam("b_until", type_=Double)
+_LATER = sessions.c.ttl + _NOW
+_OPEN = (
+    update(sessions)
+    .where(
+        sessions.c.tenant == bindparam("b_tenant"),
+        sessions.c.id == bindparam("b_id"),
+        sessions.c.ended.is_(False),
+        or_(sessions.c.expires.is_(None), sessions.c.expires > _NOW),
+    )
+    .values(turns=sessions.c.turns + 1, used=_NOW, expires=case((_LATER < _UNTIL, _UNTIL), else_=_LATER))
+    .returning(sessions.c.key, sessions.c.turns, sessions.c.record, sessions.c.lm)
+)
+_OPEN_LEASED = _OPEN.where(
+    or_(
+        sessions.c.lease_owner.is_(None),
+        sessions.c.lease_until <= _NOW,
+        ~exists(select(owners.c.id).where(owners.c.id == sessions.c.lease_owner)),
+    )
+).values(lease_owner=bindparam("b_owner"), lease_call=bindparam("b_call"), lease_until=bindparam("b_lease"))
+_INSERT = insert(turns)
+_RECENT = (
+    select(turns.c.inputs, turns.c.outputs)
+    .where(turns.c.session == bindparam("b_session"), turns.c.status == "ok", turns.c.recorded == "all")
+    .order_by(turns.c.number.desc())
+    .limit(bindparam("b_most", type_=Integer))
+)
 
 
 def open_turn(connection: Connection, opening: Opening) -> Opened | None:
@@ -92,37 +131,26 @@ def open_turn(connection: Connection, opening: Opening) -> Opened | None:
         UnknownSession: There is no such session.
         SessionExpired: There was one.
     """
-    now, ends = opening.now, sessions.c.ttl + opening.now
-    if opening.until is not None:
-        ends = case((ends < opening.until, opening.until), else_=ends)
-    values: dict[str, Any] = {"turns": sessions.c.turns + 1, "used": now, "expires": ends}
-    wanted = [
-        sessions.c.tenant == opening.tenant,
-        sessions.c.id == opening.session_id,
-        sessions.c.ended.is_(False),
-        or_(sessions.c.expires.is_(None), sessions.c.expires > now),
-    ]
+    told = {
+        "b_tenant": opening.tenant,
+        "b_id": opening.session_id,
+        "b_now": opening.now,
+        "b_until": opening.until or 0.0,
+    }
     if opening.lease is not None:
-        lost = ~exists(select(owners.c.id).where(owners.c.id == sessions.c.lease_owner))
-        wanted.append(or_(sessions.c.lease_owner.is_(None), sessions.c.lease_until <= now, lost))
-        values |= {
-            "lease_owner": opening.owner,
-            "lease_call": opening.request_id,
-            "lease_until": opening.lease,
+        told |= {
+            "b_owner": opening.owner,
+            "b_call": opening.request_id,
+            "b_lease": opening.lease,
         }
-    row = connection.execute(
-        update(sessions)
-        .where(*wanted)
-        .values(**values)
-        .returning(sessions.c.key, sessions.c.turns, sessions.c.record, sessions.c.lm)
-    ).one_or_none()
+    row = connection.execute(_OPEN if opening.lease is None else _OPEN_LEASED, told).one_or_none()
     if row is None:
-        find(connection, opening.tenant, opening.session_id, now)  # which says that there is none
+        find(connection, opening.tenant, opening.session_id, opening.now)  # which says that there is none
         return None
+    kept = opening.inputs is not None and row.record == "all"
     if row.record != "none":
-        kept = opening.inputs is not None and row.record == "all"
         connection.execute(
-            insert(turns),
+            _INSERT,
             {
                 "session": row.key,
                 "number": row.turns,
@@ -134,20 +162,15 @@ def open_turn(connection: Connection, opening: Opening) -> Opened | None:
                 "module": opening.module,
                 "recorded": "all" if kept else "shape",
                 "inputs": opening.inputs if kept else opening.shape,
-                "started": now,
+                "started": opening.now,
             },
         )
     history = _recent(connection, row.key, opening.recent) if opening.recent else []
-    return Opened(row.key, row.turns, row.record, row.lm, history)
+    return Opened(row.key, row.turns, row.record, kept, row.lm, history)
 
 
 def _recent(connection: Connection, session: int, most: int) -> list[Past]:
-    rows = connection.execute(
-        select(turns.c.inputs, turns.c.outputs)
-        .where(turns.c.session == session, turns.c.status == "ok", turns.c.recorded == "all")
-        .order_by(turns.c.number.desc())
-        .limit(most)
-    )
+    rows = connection.execute(_RECENT, {"b_session": session, "b_most": most})
     return [Past(row.inputs, row.outputs) for row in rows]
 
 
@@ -192,185 +215,98 @@ class Closing:
     leased: bool = False
 
 
+_COUNT = (
+    update(sessions)
+    .where(sessions.c.key == bindparam("b_session"), sessions.c.ended.is_(False))
+    .values(
+        used=_NOW,
+        expires=_LATER,
+        answered=sessions.c.answered + bindparam("b_answered"),
+        failed=sessions.c.failed + bindparam("b_failed"),
+        prompt_tokens=sessions.c.prompt_tokens + bindparam("b_prompt_tokens"),
+        completion_tokens=sessions.c.completion_tokens + bindparam("b_completion_tokens"),
+        cost=sessions.c.cost + bindparam("b_cost"),
+        unpriced=sessions.c.unpriced + bindparam("b_unpriced"),
+        seconds=sessions.c.seconds + bindparam("b_seconds"),
+    )
+)
+_GIVE_BACK = (
+    update(sessions)
+    .where(
+        sessions.c.key == bindparam("b_session"),
+        sessions.c.lease_owner == bindparam("b_owner"),
+        sessions.c.lease_call == bindparam("b_call"),
+    )
+    .values(lease_owner=None, lease_call=None, lease_until=None)
+)
+_OF_TURN = (
+    turns.c.session == bindparam("b_session"),
+    turns.c.number == bindparam("b_number"),
+    turns.c.request_id == bindparam("b_call"),
+)
+_ENDS = (
+    *("status", "outputs", "model", "prompt_tokens", "completion_tokens", "cost", "attempts", "seconds"),
+    *("error_code", "error_message", "recorded"),
+)
+_CLOSE = update(turns).where(*_OF_TURN).values({name: bindparam(f"b_{name}") for name in _ENDS})
+
+
 def close_turn(connection: Connection, closing: Closing) -> bool:
     """Close a turn, and count it.
 
     Returns:
         Whether it was there to be closed.
     """
-    opened = closing.opened
-    here = opened.record == "none" or _closed(connection, closing)
-    values: dict[str, Any] = {}
-    if here:
-        ok, priced = closing.status == "ok", closing.cost is not None or not closing.asked
-        values = {
-            "used": closing.now,
-            "expires": sessions.c.ttl + closing.now,
-            "answered": sessions.c.answered + int(ok),
-            "failed": sessions.c.failed + int(not ok),
-            "prompt_tokens": sessions.c.prompt_tokens + closing.usage.prompt_tokens,
-            "completion_tokens": sessions.c.completion_tokens + closing.usage.completion_tokens,
-            "cost": sessions.c.cost + (closing.cost or 0.0),
-            "unpriced": sessions.c.unpriced + int(not priced),
-            "seconds": sessions.c.seconds + closing.seconds,
-        }
     if closing.leased:
-        mine = and_(sessions.c.lease_owner == closing.owner, sessions.c.lease_call == closing.request_id)
-        for name in ("lease_owner", "lease_call", "lease_until"):
-            values[name] = case((mine, None), else_=sessions.c[name])
-    if not values:
+        connection.execute(
+            _GIVE_BACK,
+            {
+                "b_session": closing.opened.session,
+                "b_owner": closing.owner,
+                "b_call": closing.request_id,
+            },
+        )
+    if closing.opened.record != "none" and not _closed(connection, closing):
         return False
-    changed = connection.execute(
-        update(sessions).where(sessions.c.key == opened.session, sessions.c.ended.is_(False)).values(**values)
+    ok, priced = closing.status == "ok", closing.cost is not None or not closing.asked
+    counted = connection.execute(
+        _COUNT,
+        {
+            "b_session": closing.opened.session,
+            "b_now": closing.now,
+            "b_answered": int(ok),
+            "b_failed": int(not ok),
+            "b_prompt_tokens": closing.usage.prompt_tokens,
+            "b_completion_tokens": closing.usage.completion_tokens,
+            "b_cost": closing.cost or 0.0,
+            "b_unpriced": int(not priced),
+            "b_seconds": closing.seconds,
+        },
     )
-    return here and changed.rowcount == 1
+    return counted.rowcount == 1
 
 
 def _closed(connection: Connection, closing: Closing) -> bool:
-    whole = closing.opened.record == "all" and closing.outputs is not None
-    values: dict[str, Any] = {
-        "status": closing.status,
-        "outputs": closing.outputs if whole else closing.shape,
-        "model": closing.model,
-        "prompt_tokens": closing.usage.prompt_tokens,
-        "completion_tokens": closing.usage.completion_tokens,
-        "cost": closing.cost,
-        "attempts": closing.attempts,
-        "error_code": closing.error_code,
-        "error_message": closing.error_message,
-        "seconds": closing.seconds,
-    }
-    if closing.shape is not None and not whole:
-        values["recorded"] = "shape"
+    opened = closing.opened
+    # What failed has no outputs; its inputs are kept as they were written.
+    whole = opened.kept and (closing.shape is None or closing.outputs is not None)
     changed = connection.execute(
-        update(turns)
-        .where(
-            turns.c.session == closing.opened.session,
-            turns.c.number == closing.opened.number,
-            turns.c.request_id == closing.request_id,
-        )
-        .values(**values)
+        _CLOSE,
+        {
+            "b_session": opened.session,
+            "b_number": opened.number,
+            "b_call": closing.request_id,
+            "b_status": closing.status,
+            "b_outputs": closing.outputs if whole else closing.shape,
+            "b_recorded": "all" if whole else "shape",
+            "b_model": closing.model,
+            "b_prompt_tokens": closing.usage.prompt_tokens,
+            "b_completion_tokens": closing.usage.completion_tokens,
+            "b_cost": closing.cost,
+            "b_attempts": closing.attempts,
+            "b_error_code": closing.error_code,
+            "b_error_message": closing.error_message,
+            "b_seconds": closing.seconds,
+        },
     )
     return changed.rowcount == 1
-
-
-# Looking back
-
-
-def listed(
-    connection: Connection, tenant: str, session_id: str, now: float, limit: int | None, before: int | None
-) -> list[Turn]:
-    """The turns of a session in order: the last ones, or those before a number.
-
-    Raises:
-        UnknownSession: There is no such session.
-        SessionExpired: There was one.
-    """
-    key = find(connection, tenant, session_id, now).key
-    wanted = select(turns).where(turns.c.session == key)
-    if before is not None:
-        wanted = wanted.where(turns.c.number < before)
-    rows = connection.execute(wanted.order_by(turns.c.number.desc()).limit(limit)).all()
-    living = set(connection.execute(select(owners.c.id)).scalars())
-    return [_turn(row, living) for row in reversed(rows)]
-
-
-def _turn(row: Row[Any], living: set[str]) -> Turn:
-    status = row.status
-    if status == "started":
-        status = "running" if row.owner in living else "interrupted"
-    error = None
-    if row.error_code is not None:
-        error = {"code": row.error_code, "message": row.error_message or ""}
-    return Turn(
-        number=row.number,
-        status=status,
-        program_id=row.program,
-        version=row.version,
-        module=row.module,
-        inputs=None if row.inputs is None else decode(row.inputs),
-        outputs=None if row.outputs is None else decode(row.outputs),
-        model=row.model,
-        usage=Usage(row.prompt_tokens or 0, row.completion_tokens or 0),
-        cost=row.cost,
-        attempts=row.attempts or 0,
-        error=error,
-        started=row.started,
-        seconds=row.seconds,
-        request_id=row.request_id,
-    )
-
-
-def undo(connection: Connection, tenant: str, session_id: str, now: float) -> int | None:
-    """Remove the last turn.
-
-    Returns:
-        Its number; None when there is none.
-
-    Raises:
-        InvalidInput: It runs still.
-        UnknownSession: There is no such session.
-        SessionExpired: There was one.
-    """
-    key = find(connection, tenant, session_id, now).key
-    last = connection.execute(
-        select(turns.c.number, turns.c.status, turns.c.owner)
-        .where(turns.c.session == key)
-        .order_by(turns.c.number.desc())
-        .limit(1)
-    ).one_or_none()
-    if last is None:
-        return None
-    if last.status == "started" and last.owner in set(connection.execute(select(owners.c.id)).scalars()):
-        raise InvalidInput(f"turn {last.number} runs still; undo it when it has ended")
-    connection.execute(delete(turns).where(turns.c.session == key, turns.c.number == last.number))
-    number: int = last.number
-    return number
-
-
-def insights(connection: Connection, tenant: str, session_id: str, now: float) -> Insights:
-    """What the turns of a session came to.
-
-    Raises:
-        UnknownSession: There is no such session.
-        SessionExpired: There was one.
-    """
-    row = find(connection, tenant, session_id, now)
-    of_this = turns.c.session == row.key
-    ended = connection.execute(
-        select(turns.c.error_code, func.count().label("times"))
-        .where(of_this, turns.c.error_code.is_not(None))
-        .group_by(turns.c.error_code)
-    ).all()
-    living = select(owners.c.id)
-    running = connection.execute(
-        select(func.count()).where(of_this, turns.c.status == "started", turns.c.owner.in_(living))
-    ).scalar_one()
-    times = sorted(
-        connection.execute(select(turns.c.seconds).where(of_this, turns.c.status == "ok")).scalars()
-    )
-    interrupted = connection.execute(
-        select(func.count()).where(
-            of_this,
-            or_(
-                turns.c.status == "interrupted",
-                and_(turns.c.status == "started", turns.c.owner.not_in(living)),
-            ),
-        )
-    ).scalar_one()
-    return Insights(
-        turns=row.answered + row.failed + running + interrupted,
-        answered=row.answered,
-        failed=row.failed + interrupted,
-        errors={row.error_code: row.times for row in ended},
-        usage=Usage(row.prompt_tokens, row.completion_tokens),
-        cost=None if row.unpriced and not row.cost else row.cost,
-        unpriced=row.unpriced,
-        seconds=row.seconds,
-        p50=_middle(times),
-        slowest=times[-1] if times else None,
-    )
-
-
-def _middle(times: Sequence[float]) -> float | None:
-    return times[(len(times) - 1) // 2] if times else None

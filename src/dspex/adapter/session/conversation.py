@@ -108,27 +108,27 @@ class Conversation(Base):
         checks.whole_number("before", before, 0, optional=True)
 
         def work(connection: Connection) -> list[Turn]:
-            from dspex.session import turns
+            from dspex.session import past
 
-            return turns.listed(connection, self._tenant, self.id, time.time(), limit, before)
+            return past.listed(connection, self._tenant, self.id, time.time(), limit, before)
 
         found: list[Turn] = yield OnLoop(lambda: self._read(work))
         return found
 
     def _undo(self) -> Steps[int | None]:
         def work(connection: Connection) -> int | None:
-            from dspex.session import turns
+            from dspex.session import past
 
-            return turns.undo(connection, self._tenant, self.id, time.time())
+            return past.undo(connection, self._tenant, self.id, time.time())
 
         undone: int | None = yield OnLoop(lambda: self._write(work))
         return undone
 
     def _insights(self) -> Steps[Insights]:
         def work(connection: Connection) -> Insights:
-            from dspex.session import turns
+            from dspex.session import past
 
-            return turns.insights(connection, self._tenant, self.id, time.time())
+            return past.insights(connection, self._tenant, self.id, time.time())
 
         found: Insights = yield OnLoop(lambda: self._read(work))
         return found
