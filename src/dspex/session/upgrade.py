@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ Told = Callable[[str | None, str, str], None]
 
 
 async def look(place: Place) -> Standing:
-    """How the tables of a store stand; nothing is made or changed, except an empty file where there is none.
+    """How the tables of a store stand; nothing is made or changed.
 
     Raises:
         InvalidOption: The URL has an option that there is not.
         StoreError: The store cannot be used.
     """
+    if place.path is not None and not await asyncio.to_thread(place.path.exists):
+        return Standing("empty", None)
     store = Store(place, migrating=True)
     await store.open()
     try:
