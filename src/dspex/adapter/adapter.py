@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspex.adapter.base import UNSET, Base, GivenSignature, Prompt, Sandbox, Unset
 from dspex.adapter.capabilities import Capabilities, found
@@ -17,6 +17,9 @@ from dspex.lm.profile import LM
 from dspex.program.classes import named
 from dspex.program.saved import Given
 from dspex.runtime.caller import Priority, caller
+
+if TYPE_CHECKING:
+    from dspex.adapter.session.session import Session
 
 
 def _with_arguments(how: dict[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -81,6 +84,7 @@ class DSPyAdapter(Sessions, Programs, Base):
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | Unset | None = UNSET,
+        session: Session | str | None = None,
         tools: Sequence[Any] | None = None,
         sandbox: Sandbox = "auto",
         debug: bool = False,
@@ -105,6 +109,8 @@ class DSPyAdapter(Sessions, Programs, Base):
             inputs: Inputs by field name.
             lm: The LM of this call; None is the adapter's, then the runtime's.
             timeout: Seconds after which the work is stopped; None never stops it.
+            session: The session whose turn it is, or the id of one, which is made if there is none. A
+                signature with a ``dspy.History`` gets the session's turns.
             tools: What the module may call: functions of yours, ``Tool``s, import paths, ``MCPServer``s.
             sandbox: Where code that the model wrote is run: ``"monty"``, ``"deno"``, or ``"auto"``.
             debug: Whether the response has the messages that the model was sent.
@@ -135,7 +141,7 @@ class DSPyAdapter(Sessions, Programs, Base):
             sandbox,
             debug,
         )
-        return self._response(self._route.ask(question, "agenerate"))
+        return self._take(self._run(question, session), "agenerate")
 
     async def agenerate(
         self,
@@ -146,6 +152,7 @@ class DSPyAdapter(Sessions, Programs, Base):
         inputs: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         timeout: float | Unset | None = UNSET,
+        session: Session | str | None = None,
         tools: Sequence[Any] | None = None,
         sandbox: Sandbox = "auto",
         debug: bool = False,
@@ -168,7 +175,7 @@ class DSPyAdapter(Sessions, Programs, Base):
             sandbox,
             debug,
         )
-        return self._response(await self._route.aask(question))
+        return await self._atake(self._run(question, session))
 
     def program(
         self,

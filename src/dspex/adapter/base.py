@@ -13,16 +13,19 @@ from dspex.program.classes import named
 from dspex.program.importpath import name_of
 from dspex.program.signature import Signature
 from dspex.runtime import steps
-from dspex.runtime.call import Answer
 from dspex.runtime.caller import Caller, check_tenant
 from dspex.runtime.question import Question, deadline_in
 from dspex.runtime.route import Route
-from dspex.runtime.steps import Steps
+from dspex.runtime.stages import Ran, single
+from dspex.runtime.steps import OnLoop, Steps
+from dspex.runtime.turns import InSession, in_session
+from dspex.session.names import check
 from dspex.settings import Settings
 from dspex.tools import ToolRecord
 
 if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
+    from dspex.adapter.session.session import Session
 
 T = TypeVar("T")
 #: Text, a dict, a ``Signature``, a class, or the import path of one.
@@ -153,7 +156,7 @@ class Base:
             tools,
             sandbox,
             debug,
-            self._lm if lm is None else lm,
+            lm,
             self._deadline(timeout),
             whose,
         )
@@ -162,27 +165,50 @@ class Base:
     def _route(self) -> Route:
         return self._open.route(self._pool)
 
-    def _response(self, answer: Answer) -> Response:
-        requests, trajectory = answer.requests, answer.told.get("trajectory")
+    def _run(self, question: Question, session: Session | str | None) -> Steps[Response]:
+        """Ask one module, in a session if one is given."""
+        if session is None:
+            ran = yield from single(question, self._lm)
+        else:
+            place = yield from self._place(question, session)
+            ran = yield from in_session(self._open.core, place, question, single)
+        return self._response(ran)
+
+    def _place(self, question: Question, session: Session | str) -> Steps[InSession]:
+        """Where a call in a session belongs; a session that is named by its id is made if there is none."""
+        tenant = question.caller.tenant
+        if not isinstance(session, str):
+            return InSession(tenant, session.id, default=self._lm)
+        core = self._open.core
+        check("a session's id", session)
+        yield OnLoop(lambda: core.sessions.ensure(tenant, session))
+        return InSession(tenant, session, default=self._lm)
+
+    def _response(self, ran: Ran) -> Response:
+        last, requests, told = ran.answers[-1], ran.requests, ran.answers[-1].told
+        trajectory, messages = told.get("trajectory"), [a.told.get("messages") for a in ran.answers]
         return Response(
-            json_ready(answer.outputs) if self._json else answer.outputs,
-            completions=json_ready(answer.completions) if self._json else answer.completions,
-            usage=answer.usage,
-            cost=answer.cost,
+            json_ready(ran.outputs) if self._json else ran.outputs,
+            completions=json_ready(last.completions) if self._json else last.completions,
+            usage=ran.usage,
+            cost=ran.cost,
             timing=Timing(
-                queued=answer.done.queued,
-                built=answer.told.get("built", 0.0),
-                run=answer.done.seconds,
+                queued=sum(answer.done.queued for answer in ran.answers),
+                built=sum(answer.told.get("built", 0.0) for answer in ran.answers),
+                run=sum(answer.done.seconds for answer in ran.answers),
                 model=sum(request.seconds for request in requests),
-                total=answer.total,
+                total=last.total,
             ),
-            attempts=answer.done.attempts,
+            attempts=ran.attempts,
             requests=requests,
-            worker=answer.done.worker,
-            request_id=answer.request_id,
-            adapter=answer.told.get("adapter"),
+            worker=last.done.worker,
+            request_id=last.request_id,
+            adapter=told.get("adapter"),
             trajectory=json_ready(trajectory) if self._json else trajectory,
-            messages=answer.told.get("messages"),
-            tool_calls=[ToolRecord(**called) for called in answer.told.get("tool_calls", ())],
-            model=next((r.model for r in reversed(requests) if r.status == "ok"), None),
+            messages=[one for some in messages for one in some or ()] if any(messages) else messages[-1],
+            tool_calls=[
+                ToolRecord(**called) for answer in ran.answers for called in answer.told.get("tool_calls", ())
+            ],
+            model=ran.model,
+            recorded=ran.recorded,
         )

@@ -54,13 +54,15 @@ class Response:
         cached: Whether the answer came from dspex's cache.
         worker: Number of the worker that answered.
         request_id: The call's name, as in its errors.
-        program_version: Which version of a ``Program`` answered; None when the call was not made by one.
+        program_version: Which version of a program answered; None when the call was not made by one.
+        recorded: Whether the call is written in its session; False when the store could not be written to,
+            None when it was made in no session.
     """
 
     __slots__ = (
         "adapter", "attempts", "cached", "completions", "cost", "messages", "model", "outputs",
-        "program_version", "request_id",
-        "requests", "timing", "tool_calls", "trajectory", "usage", "worker",
+        "program_version", "recorded", "request_id", "requests",
+        "timing", "tool_calls", "trajectory", "usage", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,7 @@ class Response:
         trajectory: Any = None,
         messages: list[dict[str, Any]] | None = None,
         tool_calls: list[ToolRecord] | None = None,
+        recorded: bool | None = None,
     ) -> None:
         self.outputs = outputs
         self.completions = completions
@@ -97,6 +100,7 @@ class Response:
         self.worker = worker
         self.request_id = request_id
         self.program_version: int | None = None
+        self.recorded = recorded
 
     @property
     def content(self) -> str:
@@ -148,6 +152,7 @@ class Response:
             "worker": self.worker,
             "request_id": self.request_id,
             "program_version": self.program_version,
+            "recorded": self.recorded,
         }
 
 

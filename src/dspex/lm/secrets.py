@@ -64,6 +64,12 @@ def check_reference(text: str, option: str = "api_key") -> None:
         raise _refused("and a keyring's entry is named 'keyring:service/user'", option)
 
 
+def is_reference(text: str) -> bool:
+    """Whether it names a place where a key is, and is no key itself."""
+    kind, colon, name = text.partition(":")
+    return bool(colon) and kind in _KINDS and bool(name.strip())
+
+
 def _refused(why: str, option: str = "api_key") -> InvalidOption:
     return InvalidOption(f"{option} has to be {_HOW}, {why}", details={"option": option})
 

@@ -19,8 +19,10 @@ from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
 from dspex.runtime.modules import Modules, Signatures
+from dspex.runtime.open_turns import OpenTurns
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
+from dspex.runtime.sessions import Sessions
 from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
@@ -39,6 +41,12 @@ _KEPT = (
     "sandbox_memory",
     "allow_local_interpreter",
     "store",
+    "max_turn",
+    "max_variable",
+    "history_turns",
+    "history_tokens",
+    "max_sessions",
+    "max_sessions_per_tenant",
     "pools",
 )
 
@@ -72,6 +80,8 @@ class Core:
         self.models.replace(*self._profiles(self.settings))
         self.catalogue = Catalogue()
         self.storage = Storage(settings.store if store is None else store)
+        self.sessions = Sessions(self.storage, lambda: self.settings, self.bus)
+        self.turns = OpenTurns(self.sessions)
         self.modules = Modules(self.settings.allow_modules)
         self.functions = Functions()
         self.servers = Servers(self.functions)
@@ -242,6 +252,8 @@ class Core:
         await self.servers.aclose()
         await self.functions.aclose()
         await self.models.aclose()
+        await self.turns.aclose()
+        await self.sessions.aclose()
         await self.storage.aclose()
         await self.bus.aclose()
         self._closed.set()

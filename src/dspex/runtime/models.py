@@ -10,6 +10,7 @@ from dspex.errors import InvalidOption, LMNotConfigured
 from dspex.lm.gate import Gate, Gates
 from dspex.lm.local import LocalModel
 from dspex.lm.profile import LM
+from dspex.lm.reference import References, Stored
 from dspex.lm.secrets import Keys
 from dspex.lm.weights import Progress
 from dspex.telemetry.bus import Bus
@@ -52,6 +53,7 @@ class Models:
         self._local_model = local_model
         self._bus = bus
         self.gates = Gates()
+        self.references = References()
         self._locals: dict[str | None, LocalModel] = {}
         self._numbers: OrderedDict[tuple[LM, str | None, str | None, Connection], Resolved] = OrderedDict()
         self._next = 1
@@ -85,6 +87,15 @@ class Models:
                 details={"variable": "DSPEX_LM"},
             )
         return self.find(default)
+
+    def stored(self, lm: LM | str) -> Stored:
+        """An LM as a session or a program stores it.
+
+        Raises:
+            InvalidOption: It is neither an LM nor the name of one.
+        """
+        self.find(lm)
+        return self.references.stored(lm, self._named | self._configured)
 
     def configure(self, name: str | None, lm: LM) -> None:
         """Have a profile, or the default, be this LM from now on; calls that run keep theirs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dspex.errors import DspexError, InvalidOption
@@ -52,6 +52,10 @@ class Question:
     caller: Caller = field(default_factory=Caller)
     asked: float = field(default_factory=time.monotonic)
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def with_default(self, lm: LM | str | None) -> Question:
+        """It with an LM, if it names none."""
+        return self if self.lm is not None or lm is None else replace(self, lm=lm)
 
     def left(self) -> float | None:
         """Seconds to its deadline; None without one."""

@@ -137,6 +137,13 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             user, with all that this user may do. It is no sandbox.
         store: Where sessions are kept: ``"memory"``, a file, a database URL, or a reference to one
             (``"env:DATABASE_URL"``).
+        max_turn: Bytes that the inputs of a turn, and its outputs, may have in the store; of larger ones the
+            shape is kept.
+        max_variable: Bytes that one variable of a session may have.
+        history_turns: The most turns that a history has of a session.
+        history_tokens: The most tokens that these have together, at four bytes each.
+        max_sessions: The most sessions that there may be at once.
+        max_sessions_per_tenant: The most that one tenant may have of them.
     """
 
     default_lm: str | None = None
@@ -150,6 +157,12 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sandbox_memory: int = 512 * MiB
     allow_local_interpreter: bool = False
     store: str = "memory"
+    max_turn: int = 256 * 1024
+    max_variable: int = MiB
+    history_turns: int = 50
+    history_tokens: int = 8000
+    max_sessions: int = 100_000
+    max_sessions_per_tenant: int = 10_000
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -163,7 +176,16 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         msgspec.structs.force_setattr(self, "sandbox_seconds", seconds)
         checks.whole_number("sandbox_memory", self.sandbox_memory, 16 * MiB, owner="Settings")
         checks.flag("allow_local_interpreter", self.allow_local_interpreter, owner="Settings")
-        checks.text("store", self.store, owner="Settings")
+        checks.text("store", self.store, optional=False, owner="Settings")
+        for name, least in {
+            "max_turn": 0,
+            "max_variable": 1,
+            "history_turns": 0,
+            "history_tokens": 0,
+            "max_sessions": 1,
+            "max_sessions_per_tenant": 1,
+        }.items():
+            checks.whole_number(name, getattr(self, name), least, owner="Settings")
 
 
 class LMOptions(msgspec.Struct, frozen=True, kw_only=True):

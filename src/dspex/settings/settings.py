@@ -64,6 +64,13 @@ class Settings:
             user, with all that this user may do. It is no sandbox.
         store: Where sessions are kept: ``"memory"``, a file, a database URL, or a reference to one
             (``"env:DATABASE_URL"``).
+        max_turn: Bytes that the inputs of a turn, and its outputs, may have in the store; of larger ones the
+            shape is kept.
+        max_variable: Bytes that one variable of a session may have.
+        history_turns: The most turns that a history has of a session.
+        history_tokens: The most tokens that these have together, at four bytes each.
+        max_sessions: The most sessions that there may be at once.
+        max_sessions_per_tenant: The most that one tenant may have of them.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         file: The settings file; False reads none.
@@ -91,6 +98,12 @@ class Settings:
     sandbox_memory: int
     allow_local_interpreter: bool
     store: str
+    max_turn: int
+    max_variable: int
+    history_turns: int
+    history_tokens: int
+    max_sessions: int
+    max_sessions_per_tenant: int
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     file: File | None = field(compare=False)
@@ -112,6 +125,12 @@ class Settings:
         sandbox_memory: int | UnsetType = UNSET,
         allow_local_interpreter: bool | UnsetType = UNSET,
         store: str | UnsetType = UNSET,
+        max_turn: int | UnsetType = UNSET,
+        max_variable: int | UnsetType = UNSET,
+        history_turns: int | UnsetType = UNSET,
+        history_tokens: int | UnsetType = UNSET,
+        max_sessions: int | UnsetType = UNSET,
+        max_sessions_per_tenant: int | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
@@ -119,6 +138,7 @@ class Settings:
         values = (
             default_lm, allow_modules, python, local_model, max_payload, max_result, show_unsendable,
             sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
+            max_turn, max_variable, history_turns, history_tokens, max_sessions, max_sessions_per_tenant,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-from dspex.adapter.base import Base as Adapter
 from dspex.runtime.steps import Steps
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from dspex.adapter.adapter import DSPyAdapter
 
 T = TypeVar("T")
 
@@ -22,13 +27,28 @@ class Base:
         id: Its id.
     """
 
-    def __init__(self, adapter: Adapter, tenant: str, session_id: str) -> None:
+    def __init__(self, adapter: DSPyAdapter, tenant: str, session_id: str) -> None:
         self.id = session_id
         self._adapter = adapter
         self._tenant = tenant
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose it is; None when nobody said."""
+        return self._tenant or None
+
+    def __repr__(self) -> str:
+        whose = f", tenant={self._tenant!r}" if self._tenant else ""
+        return f"{type(self).__name__}({self.id!r}{whose})"
 
     def _take(self, taken: Steps[T], twin: str) -> T:
         return self._adapter._take(taken, twin)
 
     async def _atake(self, taken: Steps[T]) -> T:
         return await self._adapter._atake(taken)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        return await self._adapter._open.core.sessions.write(work)
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await self._adapter._open.core.sessions.read(work)
