@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dspex.process.limits import cores
+from tests.stores import database, postgresql, store, where
+
+__all__ = ["database", "postgresql", "store", "where"]
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -49,12 +50,17 @@ class Sqlite:
     async def open(self) -> None:
         """See ``Backend``."""
         try:
-            await asyncio.to_thread(prepare, self._engine)
+            await asyncio.to_thread(self._prepare)
         except (SQLAlchemyError, OSError) as error:
             raise store_error(error, self._place.shown) from None
         self._writer.start()
         if self._reader is not self._writer:
             self._reader.start()
+
+    def _prepare(self) -> None:
+        if self._place.path is not None:
+            _make_file(self._place.path)
+        prepare(self._engine)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """See ``Backend``."""
@@ -160,6 +166,13 @@ class _Thread:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
             self._loop.call_soon_threadsafe(told)
+
+
+def _make_file(path: Path) -> None:
+    """The file and its directory, where they are missing. It holds customers' prompts."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:

@@ -10,7 +10,8 @@ import msgspec
 from dspex import checks
 from dspex.errors import InvalidOption
 
-MiB = 1024 * 1024
+KiB = 1024
+MiB = 1024 * KiB
 
 
 class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,14 +137,15 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
             user, with all that this user may do. It is no sandbox.
         store: Where sessions are kept: ``"memory"``, a file, a database URL, or a reference to one
-            (``"env:DATABASE_URL"``).
-        max_turn: Bytes that the inputs of a turn, and its outputs, may have in the store; of larger ones the
-            shape is kept.
-        max_variable: Bytes that one variable of a session may have.
-        history_turns: The most turns that a history has of a session.
-        history_tokens: The most tokens that these have together, at four bytes each.
-        max_sessions: The most sessions that there may be at once.
-        max_sessions_per_tenant: The most that one tenant may have of them.
+            (``"env:DATABASE_URL"``). In a settings file a path goes from the file's own directory on.
+        max_sessions: How many sessions there may be, of all tenants; one more is refused with
+            ``session_quota``.
+        max_sessions_per_tenant: How many of them one tenant may have, and how many those without a tenant.
+        max_variable: The largest value of one variable of a session in bytes.
+        max_turn: Bytes of a turn's inputs, and of its outputs, that are kept; of larger ones their shape.
+        history_turns: Turns of its session that a call with a ``dspy.History`` input gets, at most; the
+            newest are kept.
+        history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
     """
 
     default_lm: str | None = None
@@ -157,12 +159,12 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sandbox_memory: int = 512 * MiB
     allow_local_interpreter: bool = False
     store: str = "memory"
-    max_turn: int = 256 * 1024
-    max_variable: int = MiB
-    history_turns: int = 50
-    history_tokens: int = 8000
     max_sessions: int = 100_000
     max_sessions_per_tenant: int = 10_000
+    max_variable: int = MiB
+    max_turn: int = 256 * KiB
+    history_turns: int = 50
+    history_tokens: int = 8000
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -178,12 +180,12 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         checks.flag("allow_local_interpreter", self.allow_local_interpreter, owner="Settings")
         checks.text("store", self.store, optional=False, owner="Settings")
         for name, least in {
-            "max_turn": 0,
-            "max_variable": 1,
-            "history_turns": 0,
-            "history_tokens": 0,
             "max_sessions": 1,
             "max_sessions_per_tenant": 1,
+            "max_variable": 1024,
+            "max_turn": 1024,
+            "history_turns": 0,
+            "history_tokens": 0,
         }.items():
             checks.whole_number(name, getattr(self, name), least, owner="Settings")
 

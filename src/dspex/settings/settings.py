@@ -63,14 +63,15 @@ class Settings:
         allow_local_interpreter: Whether calls may name ``sandbox="local"``, which runs such code as this
             user, with all that this user may do. It is no sandbox.
         store: Where sessions are kept: ``"memory"``, a file, a database URL, or a reference to one
-            (``"env:DATABASE_URL"``).
-        max_turn: Bytes that the inputs of a turn, and its outputs, may have in the store; of larger ones the
-            shape is kept.
-        max_variable: Bytes that one variable of a session may have.
-        history_turns: The most turns that a history has of a session.
-        history_tokens: The most tokens that these have together, at four bytes each.
-        max_sessions: The most sessions that there may be at once.
-        max_sessions_per_tenant: The most that one tenant may have of them.
+            (``"env:DATABASE_URL"``). In a settings file a path goes from the file's own directory on.
+        max_sessions: How many sessions there may be, of all tenants; one more is refused with
+            ``session_quota``.
+        max_sessions_per_tenant: How many of them one tenant may have, and how many those without a tenant.
+        max_variable: Bytes that the value of one variable of a session may have.
+        max_turn: Bytes of a turn's inputs, and of its outputs, that are kept; of larger ones their shape.
+        history_turns: Turns of its session that a call with a ``dspy.History`` input gets, at most; the
+            newest are kept.
+        history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         file: The settings file; False reads none.
@@ -98,12 +99,12 @@ class Settings:
     sandbox_memory: int
     allow_local_interpreter: bool
     store: str
-    max_turn: int
-    max_variable: int
-    history_turns: int
-    history_tokens: int
     max_sessions: int
     max_sessions_per_tenant: int
+    max_variable: int
+    max_turn: int
+    history_turns: int
+    history_tokens: int
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     file: File | None = field(compare=False)
@@ -125,12 +126,12 @@ class Settings:
         sandbox_memory: int | UnsetType = UNSET,
         allow_local_interpreter: bool | UnsetType = UNSET,
         store: str | UnsetType = UNSET,
-        max_turn: int | UnsetType = UNSET,
-        max_variable: int | UnsetType = UNSET,
-        history_turns: int | UnsetType = UNSET,
-        history_tokens: int | UnsetType = UNSET,
         max_sessions: int | UnsetType = UNSET,
         max_sessions_per_tenant: int | UnsetType = UNSET,
+        max_variable: int | UnsetType = UNSET,
+        max_turn: int | UnsetType = UNSET,
+        history_turns: int | UnsetType = UNSET,
+        history_tokens: int | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
@@ -138,7 +139,7 @@ class Settings:
         values = (
             default_lm, allow_modules, python, local_model, max_payload, max_result, show_unsendable,
             sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
-            max_turn, max_variable, history_turns, history_tokens, max_sessions, max_sessions_per_tenant,
+            max_sessions, max_sessions_per_tenant, max_variable, max_turn, history_turns, history_tokens,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms
