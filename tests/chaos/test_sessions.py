@@ -74,8 +74,8 @@ async def test_a_thousand_turns_while_workers_are_killed(where: str, provider: P
             assert (insights.turns, insights.answered, insights.failed) == (TURNS, TURNS, 0)
     assert kills
     for history, message in heard(provider):  # a worker that was killed has its request made again
-        which, _, number = message.removeprefix("ask-").partition(".")
-        assert history == [f"ask-{which}.{before}" for before in range(int(number))]
+        whose, _, number = message.removeprefix("ask-").partition(".")
+        assert history == [f"ask-{whose}.{before}" for before in range(int(number))]
 
 
 async def test_a_worker_that_is_killed_in_the_middle_of_a_turn(where: str, provider: Provider) -> None:
