@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
     from dspex.adapter.capabilities import Capabilities
     from dspex.adapter.described import Described, DescribedField, DescribedOption
+    from dspex.adapter.loaded import LoadedProgram
     from dspex.adapter.program import Program
-    from dspex.adapter.response import Response, Timing
+    from dspex.adapter.response import Response, StageResult, Timing
     from dspex.adapter.runtime import Runtime
+    from dspex.adapter.session.session import Session
     from dspex.errors import (
         BudgetExceeded,
         CallError,
@@ -70,8 +72,10 @@ if TYPE_CHECKING:
     from dspex.media.text import Code, Reasoning
     from dspex.media.turns import Citation, Citations, History, ToolCall, ToolCalls
     from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
+    from dspex.program.document import Stage
     from dspex.program.signature import Field, Signature
     from dspex.rewards import Prediction, Reward
+    from dspex.session.records import Insights, ProgramInfo, SessionInfo, Turn
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
         Event,
@@ -81,6 +85,10 @@ if TYPE_CHECKING:
         PoolFailed,
         PoolRecovered,
         PoolResized,
+        SessionCreated,
+        SessionEnded,
+        SessionEvent,
+        SessionQuotaNear,
         WorkerDraining,
         WorkerEvent,
         WorkerGone,
@@ -98,10 +106,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "dspex.adapter.adapter": "DSPyAdapter",
     "dspex.adapter.capabilities": "Capabilities",
+    "dspex.adapter.loaded": "LoadedProgram",
     "dspex.adapter.program": "Program",
     "dspex.adapter.described": "Described DescribedField DescribedOption",
-    "dspex.adapter.response": "Response Timing",
+    "dspex.adapter.response": "Response StageResult Timing",
     "dspex.adapter.runtime": "Runtime",
+    "dspex.adapter.session.session": "Session",
     "dspex.errors": (
         "BudgetExceeded CallError Cancelled Conflict DspexError InvalidInput InvalidOption InvalidSignature "
         "LMAuth LMBilling LMCircuitOpen LMContextWindow LMError LMInvalidRequest LMNotConfigured "
@@ -116,12 +126,15 @@ _HOMES = {
     "dspex.media.text": "Code Reasoning",
     "dspex.media.turns": "Citation Citations History ToolCall ToolCalls",
     "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
+    "dspex.program.document": "Stage",
     "dspex.program.signature": "Field Signature",
     "dspex.rewards": "Prediction Reward",
+    "dspex.session.records": "Insights ProgramInfo SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
-        "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized WorkerDraining "
-        "WorkerEvent WorkerGone WorkerReady WorkerStarted ZygoteLost ZygoteStarted"
+        "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
+        "SessionEnded SessionEvent SessionQuotaNear WorkerDraining WorkerEvent WorkerGone WorkerReady "
+        "WorkerStarted ZygoteLost ZygoteStarted"
     ),
     "dspex.tools": "Allow Deny MCPServer Tool ToolRecord ToolRequest",
     "dspex.types": "LMRequest LMSpec Limits Retry Usage command module",
@@ -154,6 +167,7 @@ __all__ = [
     "File",
     "History",
     "Image",
+    "Insights",
     "InvalidInput",
     "InvalidOption",
     "InvalidSignature",
@@ -172,6 +186,7 @@ __all__ = [
     "LMUnavailable",
     "LMUnsupported",
     "Limits",
+    "LoadedProgram",
     "LocalModelProgress",
     "MCPServer",
     "ModuleNotFound",
@@ -192,6 +207,7 @@ __all__ = [
     "PoolUnhealthy",
     "Prediction",
     "Program",
+    "ProgramInfo",
     "PythonError",
     "PythonTimeout",
     "QueueTimeout",
@@ -206,10 +222,18 @@ __all__ = [
     "RuntimeStats",
     "SandboxError",
     "SandboxMissing",
+    "Session",
+    "SessionCreated",
+    "SessionEnded",
+    "SessionEvent",
     "SessionExpired",
+    "SessionInfo",
     "SessionQuota",
+    "SessionQuotaNear",
     "Settings",
     "Signature",
+    "Stage",
+    "StageResult",
     "StateError",
     "StoreError",
     "Timing",
@@ -219,6 +243,7 @@ __all__ = [
     "ToolError",
     "ToolRecord",
     "ToolRequest",
+    "Turn",
     "UnknownProgram",
     "UnknownProvider",
     "UnknownSession",

@@ -138,6 +138,22 @@ class LMSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"LMSpec(model={self.model!r}, base_url={self.base_url!r})"
 
 
+class LMReference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An LM as it is stored; one of the three is set.
+
+    Attributes:
+        name: A profile's or a model's name.
+        options: The arguments of ``LM``.
+        held: Under which it is in the memory of the runtime that stored it.
+        model: Its model, for people.
+    """
+
+    name: str | None = None
+    options: dict[str, Any] | None = None
+    held: str | None = None
+    model: str | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens that were counted by the provider.
 

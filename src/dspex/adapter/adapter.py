@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dspex.adapter.base import UNSET, Base, GivenSignature, Prompt, Sandbox, Unset
 from dspex.adapter.capabilities import Capabilities, found
 from dspex.adapter.described import Described, described
-from dspex.adapter.program import Program
+from dspex.adapter.loaded import LoadedProgram
 from dspex.adapter.programs import Programs
 from dspex.adapter.response import Response
 from dspex.adapter.sessions import Sessions
@@ -184,7 +184,7 @@ class DSPyAdapter(Sessions, Programs, Base):
         arguments: Mapping[str, Any] | None = None,
         state: Given | None = None,
         **how: Any,
-    ) -> Program:
+    ) -> LoadedProgram:
         """A program to be called again and again, whose state may change meanwhile.
 
         It is built once in a worker before this returns, so that one which cannot be is known at once.
@@ -201,7 +201,7 @@ class DSPyAdapter(Sessions, Programs, Base):
             DspexError: The program could not be built.
             RuntimeError: Called on the runtime's own event loop; await ``aprogram`` there.
         """
-        made = Program(self, named(module), _with_arguments(how, arguments))
+        made = LoadedProgram(self, named(module), _with_arguments(how, arguments))
         made._load(state, "aprogram")
         return made
 
@@ -212,9 +212,9 @@ class DSPyAdapter(Sessions, Programs, Base):
         arguments: Mapping[str, Any] | None = None,
         state: Given | None = None,
         **how: Any,
-    ) -> Program:
+    ) -> LoadedProgram:
         """``program`` for event loops."""
-        made = Program(self, named(module), _with_arguments(how, arguments))
+        made = LoadedProgram(self, named(module), _with_arguments(how, arguments))
         await made.aswap(state)
         return made
 

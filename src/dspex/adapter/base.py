@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from dspex.adapter.response import Response, Timing, json_ready
+from dspex.adapter.response import Response, StageResult, Timing, json_ready
 from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.classes import named
@@ -210,5 +210,15 @@ class Base:
                 ToolRecord(**called) for answer in ran.answers for called in answer.told.get("tool_calls", ())
             ],
             model=ran.model,
+            stages=[
+                StageResult(
+                    module,
+                    json_ready(answer.outputs) if self._json else answer.outputs,
+                    answer.usage,
+                    answer.cost,
+                    seconds,
+                )
+                for module, answer, seconds in zip(ran.modules, ran.answers, ran.seconds, strict=True)
+            ],
             recorded=ran.recorded,
         )

@@ -29,6 +29,24 @@ class Timing(msgspec.Struct, frozen=True):
     total: float
 
 
+class StageResult(msgspec.Struct, frozen=True):
+    """One stage of a program, or the one module of a call.
+
+    Attributes:
+        module: Its module.
+        outputs: Its outputs by name.
+        usage: Tokens of its LM requests.
+        cost: US dollars; None when a price is unknown.
+        seconds: How long it took, waiting included.
+    """
+
+    module: str
+    outputs: dict[str, Any]
+    usage: Usage
+    cost: float | None
+    seconds: float
+
+
 class Response:
     """The outputs of a program, and how they came about.
 
@@ -55,14 +73,30 @@ class Response:
         worker: Number of the worker that answered.
         request_id: The call's name, as in its errors.
         program_version: Which version of a program answered; None when the call was not made by one.
+        stages: Each stage of a program in order, with its outputs, usage, cost and time; one for a module.
         recorded: Whether the call is written in its session; False when the store could not be written to,
             None when it was made in no session.
     """
 
     __slots__ = (
-        "adapter", "attempts", "cached", "completions", "cost", "messages", "model", "outputs",
-        "program_version", "recorded", "request_id", "requests",
-        "timing", "tool_calls", "trajectory", "usage", "worker",
+        "adapter",
+        "attempts",
+        "cached",
+        "completions",
+        "cost",
+        "messages",
+        "model",
+        "outputs",
+        "program_version",
+        "recorded",
+        "request_id",
+        "requests",
+        "stages",
+        "timing",
+        "tool_calls",
+        "trajectory",
+        "usage",
+        "worker",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +116,7 @@ class Response:
         trajectory: Any = None,
         messages: list[dict[str, Any]] | None = None,
         tool_calls: list[ToolRecord] | None = None,
+        stages: list[StageResult] | None = None,
         recorded: bool | None = None,
     ) -> None:
         self.outputs = outputs
@@ -100,6 +135,7 @@ class Response:
         self.worker = worker
         self.request_id = request_id
         self.program_version: int | None = None
+        self.stages = stages or []
         self.recorded = recorded
 
     @property
@@ -152,6 +188,7 @@ class Response:
             "worker": self.worker,
             "request_id": self.request_id,
             "program_version": self.program_version,
+            "stages": json_ready(self.stages),
             "recorded": self.recorded,
         }
 

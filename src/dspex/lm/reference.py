@@ -13,7 +13,7 @@ import msgspec
 from dspex.errors import LMNotConfigured
 from dspex.lm.profile import LM
 from dspex.lm.secrets import is_reference
-from dspex.types import Limits, Retry
+from dspex.types import Limits, LMReference, Retry
 
 _HELD = 10_000
 # Request parameters that hold no secret; any other may, and its LM is held in memory.
@@ -27,22 +27,6 @@ _PLAIN = frozenset(
 _OPTIONS = ("temperature", "max_tokens", "timeout", "adapter", "engine", "schema", "base_url")
 
 
-class Stored(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An LM as it is stored; one of the three is set.
-
-    Attributes:
-        name: A profile's or a model's name.
-        options: The arguments of ``LM``.
-        held: Under which it is in the memory of the runtime that stored it.
-        model: Its model, for people.
-    """
-
-    name: str | None = None
-    options: dict[str, Any] | None = None
-    held: str | None = None
-    model: str | None = None
-
-
 class References:
     """The LMs that sessions and programs name, of one runtime. Used from any thread."""
 
@@ -50,7 +34,7 @@ class References:
         self._lock = threading.Lock()
         self._held: OrderedDict[str, LM] = OrderedDict()
 
-    def stored(self, lm: LM | str, profiles: Mapping[str, LM]) -> Stored:
+    def stored(self, lm: LM | str, profiles: Mapping[str, LM]) -> LMReference:
         """An LM as it is stored.
 
         Args:
@@ -58,21 +42,21 @@ class References:
             profiles: Those that have names here: one that is equal goes by its name.
         """
         if isinstance(lm, str):
-            return Stored(name=lm)
+            return LMReference(name=lm)
         for name, profile in profiles.items():
             if profile == lm:
-                return Stored(name=name)
+                return LMReference(name=name)
         options = _options(lm)
         if options is not None:
-            return Stored(options=options)
+            return LMReference(options=options)
         held = random.token_hex(8)
         with self._lock:
             self._held[held] = lm
             while len(self._held) > _HELD:
                 self._held.popitem(last=False)
-        return Stored(held=held, model=lm.model)
+        return LMReference(held=held, model=lm.model)
 
-    def found(self, stored: Stored) -> LM | str:
+    def found(self, stored: LMReference) -> LM | str:
         """The LM that was stored.
 
         Raises:

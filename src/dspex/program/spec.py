@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 SANDBOXES = ("auto", "monty", "deno", "local")
 
 
+class Demos(msgspec.Struct, frozen=True):
+    """Examples that were checked.
+
+    Attributes:
+        encoded: A list of dicts, encoded as a value.
+    """
+
+    encoded: bytes
+
+
 class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
     """Everything that a worker needs to build a program.
 
@@ -35,6 +45,7 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
         arguments: What the constructor of a program of the user's own is given, by parameter name, encoded as
             a value (``dspex.wire.values``); empty for none.
         state: What was saved of it (``dspex.program.saved``); empty for none.
+        demos: Examples for its predictors, encoded as a value: a list of dicts; empty for none.
     """
 
     module: str
@@ -44,6 +55,7 @@ class ProgramSpec(msgspec.Struct, frozen=True, array_like=True):
     sandbox: str = "auto"
     arguments: bytes = b""
     state: bytes = b""
+    demos: bytes = b""
 
     @property
     def declared(self) -> signature_.Signature:
@@ -74,7 +86,7 @@ def make(
     entry = catalogue.find(module)
     checked = signature_.parse(signature) if isinstance(signature, str) else signature
     catalogue.fit(entry, checked)
-    own, state = _without_state(entry, options)
+    own, state, demos = _apart(entry, options)
     wanted = options_.check(entry, own)
     if entry.of is not None:
         inner = options_.inside(entry, wanted.get("of"))
@@ -90,23 +102,28 @@ def make(
             details={"module": entry.name, "option": "tools"},
         )
     check_sandbox(entry.name, sandbox, needed="sandbox" in entry.needs)
-    return ProgramSpec(entry.name, checked, wanted, tools, sandbox, state=state)
+    return ProgramSpec(entry.name, checked, wanted, tools, sandbox, state=state, demos=demos)
 
 
-def _without_state(
+def _apart(
     entry: catalogue.ModuleEntry, options: Mapping[str, Any] | None
-) -> tuple[Mapping[str, Any] | None, bytes]:
-    """The options of the module itself, and the state that was given beside them."""
-    if not isinstance(options, dict) or "state" not in options:
-        return options, b""
-    state = options["state"]
+) -> tuple[Mapping[str, Any] | None, bytes, bytes]:
+    """The options of the module itself, and the state and the demos that were given beside them."""
+    if not isinstance(options, dict) or not ("state" in options or "demos" in options):
+        return options, b"", b""
+    state, demos = options.get("state"), options.get("demos")
+    if demos is not None and not isinstance(demos, Demos):
+        raise InvalidOption(
+            f"{entry.name} has no option 'demos': create_program(..., demos=[...]) takes them",
+            details={"module": entry.name, "option": "demos"},
+        )
     if state is not None and not isinstance(state, Saved):
         raise InvalidOption(
             f"option 'state' of {entry.name} takes a path to a JSON file, or a dict",
             details={"module": entry.name, "option": "state"},
         )
-    own = {name: value for name, value in options.items() if name != "state"}
-    return own, b"" if state is None else state.encoded
+    own = {name: value for name, value in options.items() if name not in {"state", "demos"}}
+    return own, b"" if state is None else state.encoded, b"" if demos is None else demos.encoded
 
 
 def check_sandbox(module: str, sandbox: str, *, needed: bool) -> None:

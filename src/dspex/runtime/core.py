@@ -22,6 +22,7 @@ from dspex.runtime.modules import Modules, Signatures
 from dspex.runtime.open_turns import OpenTurns
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
+from dspex.runtime.programs import Programs
 from dspex.runtime.sessions import Sessions
 from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
@@ -82,6 +83,7 @@ class Core:
         self.storage = Storage(settings.store if store is None else store)
         self.sessions = Sessions(self.storage, lambda: self.settings, self.bus)
         self.turns = OpenTurns(self.sessions)
+        self.programs = Programs(self.sessions)
         self.modules = Modules(self.settings.allow_modules)
         self.functions = Functions()
         self.servers = Servers(self.functions)

@@ -31,12 +31,12 @@ class Programs:
     def encoded(self, spec: ProgramSpec) -> tuple[bytes, bytes]:
         """The spec as it travels, and its fingerprint."""
         told = repr((spec.options, spec.tools, spec.sandbox))
-        key = (spec.module, spec.signature, told, spec.arguments, spec.state)
+        key = (spec.module, spec.signature, told, spec.arguments, spec.state, spec.demos)
         with self._lock:
             found = self._kept.get(key)
         if found is None:
             found = (msgspec.msgpack.encode(spec), fingerprint(spec))
-            if spec.state or len(found[0]) <= _LONGEST_KEPT:
+            if spec.state or spec.demos or len(found[0]) <= _LONGEST_KEPT:
                 with self._lock:
                     self._keep(key, found)
         return found

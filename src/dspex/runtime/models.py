@@ -10,12 +10,12 @@ from dspex.errors import InvalidOption, LMNotConfigured
 from dspex.lm.gate import Gate, Gates
 from dspex.lm.local import LocalModel
 from dspex.lm.profile import LM
-from dspex.lm.reference import References, Stored
+from dspex.lm.reference import References
 from dspex.lm.secrets import Keys
 from dspex.lm.weights import Progress
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import LocalModelProgress
-from dspex.types import Connection, LMSpec
+from dspex.types import Connection, LMReference, LMSpec
 
 _RESOLVED_KEPT = 1024
 # Requests that the embedded model answers side by side; each costs 4,096 tokens of memory.
@@ -88,7 +88,7 @@ class Models:
             )
         return self.find(default)
 
-    def stored(self, lm: LM | str) -> Stored:
+    def stored(self, lm: LM | str) -> LMReference:
         """An LM as a session or a program stores it.
 
         Raises:

@@ -57,6 +57,10 @@ class Question:
         """It with an LM, if it names none."""
         return self if self.lm is not None or lm is None else replace(self, lm=lm)
 
+    def of_program(self, module: str, signature: Any) -> Question:
+        """It as asked of a whole program: its signature, and the module that answers."""
+        return replace(self, module=module, signature=signature)
+
     def left(self) -> float | None:
         """Seconds to its deadline; None without one."""
         return None if self.deadline is None else self.deadline - time.monotonic()

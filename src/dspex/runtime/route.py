@@ -165,27 +165,32 @@ class Route:
 
     # Trials
 
-    def build(self, question: Question, twin: str) -> list[str]:
+    def build(self, question: Question, twin: str, *, dump: bool = False) -> Any:
         """Have a worker build the program that a question names, before any call runs it.
 
         A worker that other calls share keeps it; the others build it at their first call.
 
+        Args:
+            question: The question.
+            twin: As of ``ask``.
+            dump: Whether to have what DSPy would save of it.
+
         Returns:
-            The names of its predictors.
+            The names of its predictors, or what DSPy would save: data that JSON has.
 
         Raises:
             DspexError: Whatever is wrong with it, with ``request_id`` set.
             RuntimeError: Called on the runtime's own loop.
         """
         found = self.find(question, twin)
-        return self._portal.run(lambda: self._build(found), twin)
+        return self._portal.run(lambda: self._build(found, dump), twin)
 
-    async def abuild(self, question: Question) -> list[str]:
+    async def abuild(self, question: Question, *, dump: bool = False) -> Any:
         """``build`` for event loops."""
         found = await self.afind(question)
-        return await self._portal.wait(lambda: self._build(found))
+        return await self._portal.wait(lambda: self._build(found, dump))
 
-    async def _build(self, found: Found) -> list[str]:
+    async def _build(self, found: Found, dump: bool) -> Any:
         question, allowed = found.question, self._core.settings.allow_modules
         try:
             given = None
@@ -194,9 +199,16 @@ class Route:
                 given = (forms.read(wanted) if found.declared is None else Given(found.declared)).signature
             named = specify(question, given, found.users, allowed, self._core.catalogue)
             encoded, fingerprint = self._programs.encoded(named.spec)
-            work = Work("build", _NOTHING, question.deadline, encoded, fingerprint, repeatable=True)
+            work = Work(
+                "dump" if dump else "build",
+                _NOTHING,
+                question.deadline,
+                encoded,
+                fingerprint,
+                repeatable=True,
+            )
             done = await self._pool_for(isolated=not named.shared).execute(work)
-            built: list[str] = take(done.value)
+            built = take(done.value)
         except DspexError as error:
             raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
         return built

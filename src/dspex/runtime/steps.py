@@ -48,6 +48,19 @@ class Find:
 
 
 @dataclass(frozen=True, slots=True)
+class Build:
+    """Have a worker build the program that a question names; the ``yield`` gives its predictors' names.
+
+    Attributes:
+        question: The question.
+        dump: Whether to have what DSPy would save of it instead.
+    """
+
+    question: Question
+    dump: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """Call a function of the caller's, where the caller is; an async one can only be called by ``arun``.
 
@@ -58,7 +71,7 @@ class Call:
     function: Callable[[], Any]
 
 
-Step = OnLoop | Ask | Find | Call
+Step = OnLoop | Ask | Find | Build | Call
 Steps = Generator[Step, Any, T]
 
 
@@ -120,6 +133,8 @@ def _done(step: Step, portal: Portal, route: Route | None, twin: str) -> Answer 
             raise TypeError(f"an async function cannot be called from here: `await {twin}(...)`")
         return result
     assert route is not None
+    if isinstance(step, Build):
+        return route.build(step.question, twin, dump=step.dump)
     return route.ask(step.question, twin) if isinstance(step, Ask) else route.find(step.question, twin)
 
 
@@ -130,4 +145,6 @@ async def _adone(step: Step, portal: Portal, route: Route | None) -> Answer | Fo
         result = step.function()
         return await result if inspect.isawaitable(result) else result
     assert route is not None
+    if isinstance(step, Build):
+        return await route.abuild(step.question, dump=step.dump)
     return await (route.aask(step.question) if isinstance(step, Ask) else route.afind(step.question))

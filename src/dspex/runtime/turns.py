@@ -12,7 +12,6 @@ import msgspec
 
 from dspex.errors import DspexError
 from dspex.lm.profile import LM
-from dspex.lm.reference import Stored
 from dspex.program import forms, prompt
 from dspex.program.fieldtypes import HISTORY
 from dspex.program.signature import Signature
@@ -22,7 +21,7 @@ from dspex.runtime.stages import Ran
 from dspex.runtime.steps import Find, OnLoop, Steps
 from dspex.session import shapes
 from dspex.session.names import storable
-from dspex.types import LMRequest, Usage
+from dspex.types import LMReference, LMRequest, Usage
 from dspex.wire.values import decode
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ class _Turn:
         """The LM of what names none."""
         if opened.lm is None or self._question.lm is not None:
             return self._place.default
-        return self._core.models.references.found(msgspec.msgpack.decode(opened.lm, type=Stored))
+        return self._core.models.references.found(msgspec.msgpack.decode(opened.lm, type=LMReference))
 
     def with_history(self, opened: Opened) -> Question:
         """The question with the session's history, if it wants one."""

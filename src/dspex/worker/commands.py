@@ -24,7 +24,7 @@ from dspex.wire.blobs import Blob
 from dspex.wire.messages import NOTHING, Call
 from dspex.wire.payloads import take
 from dspex.wire.values import encode_result
-from dspex.worker import described, engine, faults, installed, paths, users
+from dspex.worker import demos, described, engine, faults, installed, paths, users
 from dspex.worker.built import Runnable
 from dspex.worker.media import FOR_PROGRAMS
 from dspex.worker.run import Nobody, run_awaited, run_blocking
@@ -53,7 +53,7 @@ class Commands:
 
     async def run(self, call: Call, args: Args) -> list[bytes]:
         """Run the call's command and return its encoded result, in pieces; its arguments are let go of."""
-        if call.command == "build" and call.fingerprint:  # of the runtime's own, not one that callers name
+        if call.command in {"build", "dump"} and call.fingerprint:  # of the runtime's own: no caller names it
             return await self._build(call)
         own = self._own.get(call.command)
         if own is not None:
@@ -75,9 +75,11 @@ class Commands:
         return encoded
 
     async def _build(self, call: Call) -> list[bytes]:
-        """Build a program, and give the names of its predictors."""
+        """Build a program, and give the names of its predictors, or what DSPy would save of it."""
         programs = self._worker.programs
         program = await programs.get(call.fingerprint, call.program, self._place, self._allow_modules)
+        if call.command == "dump":
+            return encode_result(demos.dumped(program))
         return encode_result([name for name, _ in program.module.named_parameters()])
 
     async def _run_awaited(self, program: Runnable, number: int, args: Args) -> list[bytes]:

@@ -9,7 +9,7 @@ import msgspec
 
 from dspex.program.importpath import is_path
 from dspex.program.spec import ProgramSpec
-from dspex.worker import paths, states
+from dspex.worker import demos, paths, states
 from dspex.worker.build import build, imports
 from dspex.worker.built import Runnable
 from dspex.worker.signatures import shapes_of
@@ -97,4 +97,6 @@ def _built(spec: ProgramSpec, allow_modules: list[str]) -> Runnable:
     program = build(spec, allow_modules)
     if spec.state:
         states.load(spec.module, program.module, spec.state)
+    if spec.demos:
+        demos.give(program, spec)
     return program

@@ -1,0 +1,177 @@
+"""A program that is called again and again, and whose saved state changes while it is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dspex.adapter.response import Response
+from dspex.errors import InvalidOption
+from dspex.lm.profile import LM
+from dspex.program.saved import Given, Saved
+from dspex.program.signature import Signature
+from dspex.runtime.caller import Priority, caller
+from dspex.runtime.question import Question
+
+if TYPE_CHECKING:
+    from dspex.adapter.adapter import DSPyAdapter
+
+# What a version holds may have megabytes.
+_VERSIONS_KEPT = 8
+
+
+class _Version(NamedTuple):
+    number: int
+    state: Saved | None
+
+
+class LoadedProgram:
+    """A module with its arguments, its options and its state; ``adapter.program(...)`` gives one.
+
+    Calling it runs it, as ``adapter.generate`` does: ``program(question="Why?")``, or with a prompt,
+    ``program("Why?")``. It may be called from any thread; each call runs with one version from beginning to
+    end.
+
+    Attributes:
+        module: Name of the module.
+    """
+
+    def __init__(self, adapter: DSPyAdapter, module: str, how: dict[str, Any]) -> None:
+        for name in ("prompt", "inputs"):
+            if name in how:
+                raise InvalidOption(f"{name} is given to the program when it is called")
+        self.module = module
+        self._adapter = adapter
+        self._how = how
+        self._lock = threading.Lock()
+        # Replaced as a whole, never changed: who reads it has one version.
+        self._versions: tuple[_Version, ...] = ()
+        self._made = 0
+
+    def __repr__(self) -> str:
+        return f"LoadedProgram({self.module!r}, version={self.version})"
+
+    @property
+    def version(self) -> int:
+        """Number of the version that a call made now runs with: 1 at first, one more with each swap."""
+        return self._current.number
+
+    @property
+    def _current(self) -> _Version:
+        return self._versions[-1]
+
+    # Calls
+
+    def __call__(self, prompt: Any = None, /, **inputs: Any) -> Response:
+        """Run it, and wait for its outputs.
+
+        Args:
+            prompt: Fills the one input that is not given by name.
+            **inputs: Inputs by field name.
+
+        Raises:
+            DspexError: As of ``adapter.generate``.
+        """
+        version = self._current
+        response = self._adapter.generate(prompt, **self._call(version, inputs))
+        response.program_version = version.number
+        return response
+
+    async def acall(self, prompt: Any = None, /, **inputs: Any) -> Response:
+        """The same for event loops."""
+        version = self._current
+        response = await self._adapter.agenerate(prompt, **self._call(version, inputs))
+        response.program_version = version.number
+        return response
+
+    def _call(self, version: _Version, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **self._how,
+            "module": self.module,
+            "inputs": inputs,
+            "options": {**(self._how.get("options") or {}), "state": version.state},
+        }
+
+    # Versions
+
+    def swap(self, state: Given | None) -> int:
+        """Go on with another state, while calls run.
+
+        It is read, and the program is built with it in a worker, beside the one that is in use. If it fits,
+        calls made from now on run with it; those that run end with the state that they began with. If it does
+        not, or cannot be read, nothing changes.
+
+        Args:
+            state: The JSON file that ``module.save("x.json")`` wrote, what ``module.dump_state()`` gives, or
+                None for the program as it is in code.
+
+        Returns:
+            The number of the new version.
+
+        Raises:
+            InvalidOption: The state is not of this program; the message says what differs.
+            DspexError: The program could not be built.
+            RuntimeError: Called on the runtime's own event loop; await ``aswap`` there.
+        """
+        return self._load(state, "aswap")
+
+    async def aswap(self, state: Given | None) -> int:
+        """``swap`` for event loops."""
+        runtime = self._adapter._open
+        saved = None if state is None else await asyncio.to_thread(runtime.states.read, state)
+        question = self._asked(saved, **self._how)
+        await self._adapter._route.abuild(question)
+        return self._switch(saved)
+
+    def rollback(self) -> int:
+        """Go back to the version before, of which the last eight are kept; no worker is asked.
+
+        Returns:
+            Its number.
+
+        Raises:
+            InvalidOption: There is none.
+        """
+        with self._lock:
+            if len(self._versions) < 2:
+                raise InvalidOption(f"there is no version before {self.version} to go back to")
+            self._versions = self._versions[:-1]
+            return self.version
+
+    def _load(self, state: Given | None, twin: str) -> int:
+        runtime = self._adapter._open
+        saved = None if state is None else runtime.states.read(state)
+        question = self._asked(saved, **self._how)
+        self._adapter._route.build(question, twin)
+        return self._switch(saved)
+
+    def _asked(
+        self,
+        state: Saved | None,
+        *,
+        signature: str | Signature | None = None,
+        options: Mapping[str, Any] | None = None,
+        lm: LM | str | None = None,
+        tools: Sequence[Any] | None = None,
+        sandbox: str = "auto",
+        debug: bool = False,
+        tenant: str | None = None,
+        priority: Priority = "interactive",
+        **more: Any,
+    ) -> Question:
+        """What a call asks, but for its inputs, with this state."""
+        adapter = self._adapter
+        timeout = more.pop("timeout", adapter._timeout)
+        given = {**(options or {}), **more, "state": state}
+        whose = caller(adapter._tenant if tenant is None else tenant, priority)
+        return adapter._question(
+            None, self.module, signature, None, lm, timeout, whose, given, tools, sandbox, debug
+        )
+
+    def _switch(self, saved: Saved | None) -> int:
+        with self._lock:
+            self._made += 1
+            self._versions = (*self._versions, _Version(self._made, saved))[-_VERSIONS_KEPT:]
+            return self._made
