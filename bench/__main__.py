@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, comparison, echo, faults, large, litellm, processes, sandbox, tools
+from bench import calls, comparison, echo, faults, large, litellm, processes, sandbox, sessions, tools, warmth
 from bench.measure import Row, write
 
 SUITES = {
@@ -29,6 +29,8 @@ SUITES = {
     "tools": tools.rows,
     "comparison": comparison.rows,
     "sandbox": sandbox.rows,
+    "warmth": warmth.rows,
+    "sessions": sessions.rows,
 }
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger("dspex.session")
+# Seconds of waiting for another process after which it is looked whether that lives, and again.
+_LOOK = 1.0
 # Seconds that closing waits for turns to be closed.
 _LAST_TURNS = 5.0
 
@@ -72,7 +74,7 @@ class OpenTurns:
         line = self._lines.setdefault((tenant, session_id), asyncio.Lock()) if leased else None
         if line is not None:
             await line.acquire()
-        pause = 0.005
+        pause, look = 0.005, time.monotonic() + _LOOK
         opened = None
         try:
             while opened is None:
@@ -87,6 +89,9 @@ class OpenTurns:
                 if opened is None:  # another process has the lease
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, 0.1) * random.uniform(0.8, 1.2)
+                    if time.monotonic() > look:
+                        await self._sessions.bury()
+                        look = time.monotonic() + _LOOK
         finally:
             if opened is None and line is not None:
                 line.release()

@@ -142,6 +142,13 @@ class Sessions:
                 self._bus.emit(SessionEnded(tenant=tenant, session_id=session_id, cause="expired"))
         return some
 
+    async def bury(self) -> None:
+        """Take note now of runtimes that are dead, for a call that waits for what one of them may have."""
+        from dspex.session import owners
+
+        now = time.time()
+        await self.write(lambda connection: owners.reap(connection, now))
+
     async def aclose(self) -> None:
         """Leave the store."""
         if self._beating is not None:

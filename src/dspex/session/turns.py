@@ -108,6 +108,8 @@ _OPEN = (
 _OPEN_LEASED = _OPEN.where(
     or_(
         sessions.c.lease_owner.is_(None),
+        # Calls of one runtime have taken turns before this, so its own is of a turn that could not be closed.
+        sessions.c.lease_owner == bindparam("b_owner"),
         sessions.c.lease_until <= _NOW,
         ~exists(select(owners.c.id).where(owners.c.id == sessions.c.lease_owner)),
     )
