@@ -69,7 +69,9 @@ class Machine(RuleBasedStateMachine):
 
     def state(self, tenant: str, name: str) -> Kept | type[DspexError]:
         kept = self.model.get((tenant, name))
-        if kept is None or (kept.swept and kept.expires is not None and kept.expires <= self.now - sweep.TOLD):
+        if kept is None or (
+            kept.swept and kept.expires is not None and kept.expires <= self.now - sweep.TOLD
+        ):
             return UnknownSession if kept is None else SessionExpired
         if kept.swept or (kept.expires is not None and kept.expires <= self.now):
             return SessionExpired
@@ -151,9 +153,7 @@ class Machine(RuleBasedStateMachine):
     @rule(tenant=TENANTS, name=IDS, variable=NAMES)
     def value_removed(self, tenant: str, name: str, variable: str) -> None:
         state = self.state(tenant, name)
-        got = self.outcome(
-            lambda connection: variables.remove(connection, tenant, name, variable, self.now)
-        )
+        got = self.outcome(lambda connection: variables.remove(connection, tenant, name, variable, self.now))
         if isinstance(state, Kept):
             self.used(state)
             assert got is (state.values.pop(variable, None) is not None)

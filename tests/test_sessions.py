@@ -65,7 +65,9 @@ def test_ids_that_are_not_given_cannot_be_guessed(adapter: dspex.DSPyAdapter) ->
     assert all(len(made) >= 22 for made in ids)
 
 
-@pytest.mark.parametrize("name", ["é", "🎉 日本", "x", "y" * 200, "../", "'; drop table x; --", " ", "%_", "A"])
+@pytest.mark.parametrize(
+    "name", ["é", "🎉 日本", "x", "y" * 200, "../", "'; drop table x; --", " ", "%_", "A"]
+)
 def test_odd_ids_are_ids(adapter: dspex.DSPyAdapter, name: str) -> None:
     """If this failed, an id with such characters would be lost, or be taken for another."""
     adapter.session(name).set(name, name)
@@ -136,7 +138,11 @@ def test_expired_is_not_unknown(runtime: InProcessRuntime, adapter: dspex.DSPyAd
 
 def test_tenants_do_not_see_each_other(runtime: InProcessRuntime) -> None:
     """If this failed, one customer could read or delete what is another's."""
-    ours, theirs, nobodys = runtime.adapter(tenant="ours"), runtime.adapter(tenant="theirs"), runtime.adapter()
+    ours, theirs, nobodys = (
+        runtime.adapter(tenant="ours"),
+        runtime.adapter(tenant="theirs"),
+        runtime.adapter(),
+    )
     mine = ours.session("same")
     mine.set("secret", 1)
     assert theirs.session("same").get("secret") is None
@@ -190,9 +196,7 @@ def test_values_come_back_as_they_were(adapter: dspex.DSPyAdapter) -> None:
 def test_increments_of_threads_are_all_counted(adapter: dspex.DSPyAdapter) -> None:
     """If this failed, of two changes at once one would be lost."""
     session = adapter.session("s")
-    threads = [
-        threading.Thread(target=session.update, args=("n", lambda n: n + 1, 0)) for _ in range(20)
-    ]
+    threads = [threading.Thread(target=session.update, args=("n", lambda n: n + 1, 0)) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

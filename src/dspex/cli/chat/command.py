@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ _FAILED, _BAD_USAGE = 1, 2
 _KEPT = 30 * 24 * 3600.0
 # How many earlier turns are read for the arrow keys.
 _RECALLED = 200
+_LONGEST_NAME = 100
 
 #: Shown under ``dspex chat --help``.
 EXAMPLES = """\b
@@ -162,16 +164,14 @@ def _module(
 def _program(
     session: dspex.Session, document: dict[str, Any]
 ) -> tuple[Callable[[dict[str, Any]], dspex.Response], Asked]:
-    # Its name is left out: the session may have another program of that name.
-    document = {**document, "name": None}
-    program = next(
-        (
-            found
-            for info in session.programs()
-            if {**(found := session.program(info.id)).export(), "name": None} == document
-        ),
-        None,
-    ) or session.import_program(document)
+    # Under a name that tells its content, so that going on with the same file stores nothing anew, and a file
+    # that has changed is another program.
+    content = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    name = f"{str(document.get('name') or 'chat')[:_LONGEST_NAME]}-{content[:12]}"
+    try:
+        program = session.program(name)
+    except dspex.UnknownProgram:
+        program = session.import_program(document, name=name)
     text = program.info().signature
     asked: Asked = {"prompt": None} if text is None else _asked(text)
 
