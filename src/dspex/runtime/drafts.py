@@ -16,7 +16,6 @@ from dspex.program.importpath import is_path
 from dspex.program.saved import LONGEST, Saved
 from dspex.program.signature import Signature
 from dspex.program.spec import Demos
-from dspex.runtime.core import Core
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import specify
 from dspex.runtime.steps import Find, Steps
@@ -25,6 +24,7 @@ from dspex.wire.values import encode
 
 if TYPE_CHECKING:
     from dspex.lm.profile import LM
+    from dspex.runtime.core import Core
     from dspex.runtime.route import Found
 
 _MOST_STAGES = 32

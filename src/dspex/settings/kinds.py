@@ -70,6 +70,7 @@ NAMES = Kind(
     lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
     _names,
 )
+LIST = Kind("a list", lambda value: isinstance(value, list | tuple), json.loads)
 ANY = Kind("a value", lambda _: True, _plain, optional=True)
 
 
@@ -79,7 +80,15 @@ def kind_of(annotation: Any) -> Kind:
         members = typing.get_args(annotation)
         first = next(member for member in members if member is not types.NoneType)
         return replace(kind_of(first), optional=types.NoneType in members)
-    plain = {str: TEXT, bool: FLAG, int: WHOLE, float: NUMBER, Iterable[str]: NAMES}
+    plain = {
+        str: TEXT,
+        bool: FLAG,
+        int: WHOLE,
+        float: NUMBER,
+        Iterable[str]: NAMES,
+        list[Any]: LIST,
+        Any: ANY,
+    }
     if typing.get_origin(annotation) is typing.Literal:
         return TEXT
     return plain[annotation]

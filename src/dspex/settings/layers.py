@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -124,14 +125,17 @@ def of_file(document: Document) -> Layer:
     return layer
 
 
-def of_arguments(lms: Mapping[str, Any], pools: Mapping[str, Any]) -> Layer:
-    """What keyword arguments say of profiles and pools.
+def of_arguments(
+    lms: Mapping[str, Any], pools: Mapping[str, Any], programs: Mapping[str, Any] = MappingProxyType({})
+) -> Layer:
+    """What keyword arguments say of profiles, pools and programs.
 
     Raises:
         InvalidOption: They have an option that there is not, or a value of another kind.
     """
     layer = Layer()
-    for option, key, given in (("lms", "lm", lms), ("pools", "pool", pools)):
+    tables = (("lms", "lm", lms), ("pools", "pool", pools), ("programs", "program", programs))
+    for option, key, given in tables:
         if not isinstance(given, Mapping):
             raise _no_table(option, given)
         _walk({key: given}, ROOT, (), lambda _: ARGUMENT, layer)
@@ -162,6 +166,9 @@ def _resolve(layer: Layer, folder: File) -> None:
     store = layer.values.get(("store",))
     if store and store != "memory" and "://" not in store and not is_reference(store):
         layer.values["store",] = str(folder / os.path.expanduser(store))  # noqa: PTH111
+    for path, state in layer.values.items():
+        if path[0] == "program" and path[-1] == "state" and state:
+            layer.values[path] = str(folder / os.path.expanduser(state))  # noqa: PTH111
 
 
 def _walk(

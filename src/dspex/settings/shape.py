@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from dspex.settings.kinds import ANY, TEXT, Kind, kind_of
-from dspex.settings.options import LMOptions, PoolOptions, RuntimeOptions
+from dspex.settings.options import LMOptions, PoolOptions, ProgramOptions, RuntimeOptions
 from dspex.types import Limits, Retry
 
 #: The names of an option and of the tables that it is in, outermost first.
@@ -77,6 +77,7 @@ ROOT = Table(
         **_table(RuntimeOptions).keys,
         "lm": Table(others=_profile()),
         "pool": Table(others=_table(PoolOptions)),
+        "program": Table(others=_table(ProgramOptions)),
     }
 )
 
