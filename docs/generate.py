@@ -190,6 +190,11 @@ def testing_page() -> str:
 def cli_page() -> str:
     """What the command line prints about itself."""
     commands = [[], *([info.name or ""] for info in app.registered_commands)]
+    for group in app.registered_groups:
+        inner = group.typer_instance
+        assert inner is not None
+        name = group.name or inner.info.name or ""
+        commands += [[name], *([name, info.name or ""] for info in inner.registered_commands)]
     parts = []
     for command in commands:
         name = " ".join(["dspex", *command])

@@ -126,10 +126,12 @@ class Sessions(Base):
         if after is not None:
             check("a session's id", after)
 
+        now = time.time()
+
         def work(connection: Connection) -> list[SessionInfo]:
             from dspex.session import sessions
 
-            return sessions.listed(connection, tenant, time.time(), min(limit, _MOST_LISTED), after)
+            return sessions.listed(connection, tenant, now, min(limit, _MOST_LISTED), after)
 
         found: list[SessionInfo] = yield OnLoop(lambda: core.sessions.read(work))
         return found

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dspex
-from dspex.cli import modules, run, sandbox, status
+from dspex.cli import modules, run, sandbox, status, store
 from dspex.cli.doctor import command as doctor
 
 app = typer.Typer(
@@ -40,3 +40,4 @@ app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("sandbox", epilog=sandbox.EXAMPLES)(sandbox.sandbox)
 app.command("status", epilog=status.EXAMPLES)(status.status)
+app.add_typer(store.app)

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 import random
+import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dspex.errors import DspexError
+from dspex.runtime.lines import Lines
 from dspex.runtime.storage import Storage
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import SessionCreated, SessionEnded, SessionQuotaNear
@@ -40,6 +42,9 @@ class Sessions:
         storage: The store.
         settings: Gives the runtime's settings as they are now.
         bus: Told what becomes of sessions.
+
+    Attributes:
+        updates: Where changes of one variable wait for each other, by tenant, session and name.
     """
 
     def __init__(self, storage: Storage, settings: Callable[[], Settings], bus: Bus) -> None:
@@ -49,8 +54,11 @@ class Sessions:
         self._beginning: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
         self._leased: set[str] = set()
+        self.updates = Lines()
         # Anonymous sessions by the handles that hold them.
         self._held: weakref.WeakKeyDictionary[object, tuple[str, str]] = weakref.WeakKeyDictionary()
+        # Handles are made on any thread, and a dict that grows cannot be gone through.
+        self._holding = threading.Lock()
 
     @property
     def owner(self) -> str:
@@ -95,24 +103,44 @@ class Sessions:
                 await self._beat()
             except DspexError as error:
                 _log.warning("the store could not be told that this runtime lives: %s", error.message)
+            except Exception:  # noqa: BLE001 (it is logged)
+                # Without a beat other processes take this runtime for dead, so it never stops.
+                _log.exception("the store could not be told that this runtime lives")
 
     async def _beat(self) -> None:
         """Give a sign of life, keep what is held, bury who is dead, empty what has expired."""
-        from dspex.session import leases, owners, sessions, sweep
+        from dspex.session import leases, owners, sessions
 
         now = time.time()
-        held, leased = list(set(self._held.values())), sorted(self._leased)
+        with self._holding:
+            held = sorted(set(self._held.values()))
+        leased = sorted(self._leased)
 
-        def told(connection: Connection) -> list[tuple[str, str]]:
+        def told(connection: Connection) -> None:
             owners.register(connection, self.owner, now)
             if leased:
                 leases.renew(connection, self.owner, leased, now + _LEASE)
             sessions.renew(connection, held, now)
+            sessions.renew_running(connection, self.owner, now)
             owners.reap(connection, now)
-            return sweep.expired(connection, now)
 
-        for tenant, session_id in await self._storage.write(told):
-            self._bus.emit(SessionEnded(tenant=tenant, session_id=session_id, cause="expired"))
+        await self._storage.write(told)
+        await self._sweep(now)
+
+    async def _sweep(self, now: float) -> bool:
+        """Empty all that has expired, some at a time so that others can write in between.
+
+        Returns:
+            Whether there was any.
+        """
+        from dspex.session import sweep
+
+        some = False
+        while gone := await self._storage.write(lambda connection: sweep.expired(connection, now)):
+            some = True
+            for tenant, session_id in gone:
+                self._bus.emit(SessionEnded(tenant=tenant, session_id=session_id, cause="expired"))
+        return some
 
     async def bury(self) -> None:
         """Take note now of runtimes that are dead, for a call that waits for what one of them may have."""
@@ -169,25 +197,26 @@ class Sessions:
 
     def hold(self, handle: object, tenant: str, session_id: str) -> None:
         """Keep a session alive for as long as a handle lives, which is held weakly. From any thread."""
-        self._held[handle] = (tenant, session_id)
+        with self._holding:
+            self._held[handle] = (tenant, session_id)
 
     async def _made(
         self, tenant: str, session_id: str | None, given: dict[str, Any], *, anonymous: bool
     ) -> str:
         wanted, limits = await self._wanted(tenant, session_id, given, anonymous)
         from dspex.errors import SessionQuota
-        from dspex.session import sessions, sweep
+        from dspex.session import sessions
 
+        now = time.time()
         try:
             made, near = await self.write(
-                lambda connection: sessions.make_or_find(connection, wanted, limits, time.time())
+                lambda connection: sessions.make_or_find(connection, wanted, limits, now)
             )
         except SessionQuota:
-            gone = await self.write(lambda connection: sweep.expired(connection, time.time()))
-            if not gone:
+            if not await self._sweep(now):  # those of other tenants may have expired before this one's
                 raise
             made, near = await self.write(
-                lambda connection: sessions.make_or_find(connection, wanted, limits, time.time())
+                lambda connection: sessions.make_or_find(connection, wanted, limits, now)
             )
         if made:
             self._bus.emit(SessionCreated(tenant=tenant, session_id=wanted.id, anonymous=anonymous))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dspex.errors import PoolClosed
+from dspex.session.reference import resolved
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,7 +23,7 @@ class Storage:
     """The way to the store. Lives on the runtime's loop.
 
     Args:
-        where: ``"memory"``, a file, or a database URL.
+        where: ``"memory"``, a file, a database URL, or a reference to one.
 
     Attributes:
         owner: Who this runtime is, among all that have the store open.
@@ -36,7 +37,10 @@ class Storage:
 
     @property
     def outlives(self) -> bool:
-        """Whether what is stored is there after this process."""
+        """Whether what is stored is there after this process; as far as can be told before it is open."""
+        opening = self._opening
+        if opening is not None and opening.done() and not _failed(opening):
+            return opening.result().place.outlives
         return self._where != "memory"
 
     async def open(self) -> Store:
@@ -54,7 +58,7 @@ class Storage:
 
     async def _open(self) -> Store:
         # SQLAlchemy takes half a second to import, which no loop should stand still for.
-        store = await asyncio.to_thread(_made, self._where)
+        store = await asyncio.to_thread(_made, await resolved(self._where))
         await store.open()
         return store
 

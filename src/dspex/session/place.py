@@ -13,7 +13,7 @@ from dspex.errors import InvalidOption
 _MEMORY = "memory"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Place:
     """Where a store is.
 
@@ -24,6 +24,9 @@ class Place:
 
     url: URL
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Place({self.shown!r})"
 
     @property
     def is_sqlite(self) -> bool:
@@ -65,8 +68,18 @@ def place_of(store: str | Path) -> Place:
     if backend == "sqlite":
         return place_of("memory" if url.database in {None, "", ":memory:"} else Path(url.database or ""))
     if backend in {"postgresql", "postgres"}:
-        return Place(url.set(drivername="postgresql+asyncpg"))
+        return Place(_for_asyncpg(url))
     raise _refused(f"a URL of {backend}")
+
+
+def _for_asyncpg(url: URL) -> URL:
+    """The URL of any driver of PostgreSQL, as they are handed out, for the one that is used here."""
+    url = url.set(drivername="postgresql+asyncpg")
+    if "sslmode" in url.query:
+        # What the others call "sslmode", it calls "ssl".
+        mode = url.query["sslmode"]
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    return url
 
 
 def _refused(what: str) -> InvalidOption:

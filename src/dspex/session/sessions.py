@@ -122,17 +122,14 @@ def _bury(connection: Connection, wanted: Wanted, now: float) -> None:
         quotas.give_back(connection, [wanted.tenant])
 
 
-def touch(
-    connection: Connection, tenant: str, session_id: str, now: float, *, until: float | None = None
-) -> Row[Any]:
-    """Use a session: it lives for its ``ttl`` from now on.
+def touch(connection: Connection, tenant: str, session_id: str, now: float) -> Row[Any]:
+    """Use a session: it lives for its ``ttl`` from now on, or longer where a call that runs keeps it.
 
     Args:
         connection: The store's.
         tenant: Whose it is; empty for none.
         session_id: Its id.
         now: Seconds since 1970.
-        until: When what uses it will have ended, at the latest; it lives for as long in any case.
 
     Returns:
         Its row.
@@ -144,23 +141,34 @@ def touch(
     row = connection.execute(
         update(sessions)
         .where(*_alive(tenant, session_id, now))
-        .values(used=now, expires=_end(now, until))
+        .values(used=now, expires=_later(now))
         .returning(*sessions.c)
     ).one_or_none()
     return find(connection, tenant, session_id, now) if row is None else row
 
 
-def _end(now: float, until: float | None) -> Any:
+def _later(now: float) -> Any:
+    """The end of a session that is used now; a call that runs may have put it off further already."""
     ends = sessions.c.ttl + now
-    return ends if until is None else case((ends < until, until), else_=ends)
+    return case((sessions.c.expires > ends, sessions.c.expires), else_=ends)
 
 
 def renew(connection: Connection, ids: list[tuple[str, str]], now: float) -> None:
     """Have sessions live on, of ``(tenant, id)``, that somebody holds."""
     for tenant, session_id in ids:
         connection.execute(
-            update(sessions).where(*_alive(tenant, session_id, now)).values(expires=sessions.c.ttl + now)
+            update(sessions).where(*_alive(tenant, session_id, now)).values(expires=_later(now))
         )
+
+
+def renew_running(connection: Connection, owner: str, now: float) -> None:
+    """Have the sessions live on in which a runtime runs calls, however long these take."""
+    running = select(turns.c.session).where(turns.c.owner == owner, turns.c.status == "started")
+    connection.execute(
+        update(sessions)
+        .where(sessions.c.key.in_(running), sessions.c.ended.is_(False))
+        .values(expires=_later(now))
+    )
 
 
 def info(connection: Connection, tenant: str, session_id: str, now: float) -> SessionInfo:

@@ -1,36 +1,35 @@
-"""SQLite on a thread of its own: what waits is committed together.
-
-A statement through an asynchronous driver is a journey to a thread and back; here a whole group of calls
-makes one, and shares one commit.
-"""
+"""SQLite, in a file or in the memory of this process."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import queue
-import threading
+import sqlite3
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, Pool, StaticPool
 
 from dspex.errors import StoreError
 from dspex.session.faults import store_error
 from dspex.session.place import Place
-from dspex.session.schema import prepare
+from dspex.session.works import Works
 
 T = TypeVar("T")
-# Works that are committed together, at most.
-_GROUP = 256
 # Seconds that another process may hold the database before ``store_error``.
 _LOCKED = 5.0
+# Bytes to which the log of what was written shrinks again.
+_LOG = 64 * 1024 * 1024
+# The first with ``RETURNING``.
+_OLDEST = (3, 35, 0)
 
-_Work = tuple[Callable[[Connection], Any], "asyncio.Future[Any]"]
+_open: weakref.WeakSet[Sqlite] = weakref.WeakSet()
 
 
 class Sqlite:
@@ -38,29 +37,38 @@ class Sqlite:
 
     Args:
         place: Where it is.
+        migrating: Whether tables are to be changed, which must not take rows of others along.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, migrating: bool = False) -> None:
         self._place = place
-        self._engine = _engine(place)
-        self._writer = _Thread(self._engine, self._place, "IMMEDIATE")
+        self._migrating = migrating
+        self._stamp: tuple[int, int] | None = None
+        poolclass: type[Pool] = StaticPool if place.path is None else NullPool
+        # Values are the callers', and belong in no error's text.
+        self._engine = create_engine(
+            "sqlite://", creator=self._connect, poolclass=poolclass, hide_parameters=True
+        )
+        self._writer = self._works(self._engine, "BEGIN IMMEDIATE")
         # In memory there is one connection, so what reads waits its turn among what writes.
-        self._reader = self._writer if place.path is None else _Thread(self._engine, self._place, "DEFERRED")
+        self._reader = self._writer if place.path is None else self._works(self._engine, "BEGIN")
+
+    def _works(self, engine: Engine, begin: str) -> Works:
+        return Works(engine.connect, begin, self._check, self._fault, self._place.shown)
 
     async def open(self) -> None:
         """See ``Backend``."""
-        try:
-            await asyncio.to_thread(self._prepare)
-        except (SQLAlchemyError, OSError) as error:
-            raise store_error(error, self._place.shown) from None
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise StoreError(
+                f"SQLite {sqlite3.sqlite_version} is too old; this Python needs one of 3.35 or later",
+                details={"store": self._place.shown, "cause": "version"},
+                retryable=False,
+            )
+        _open.add(self)
         self._writer.start()
         if self._reader is not self._writer:
             self._reader.start()
-
-    def _prepare(self) -> None:
-        if self._place.path is not None:
-            _make_file(self._place.path)
-        prepare(self._engine)
+        await self._writer.run(_nothing)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """See ``Backend``."""
@@ -72,100 +80,88 @@ class Sqlite:
 
     async def aclose(self) -> None:
         """See ``Backend``."""
-        for thread in {self._writer, self._reader}:
-            await asyncio.to_thread(thread.stop)
+        await self._reader.stop()
+        await self._writer.stop()
         self._engine.dispose()
+        _open.discard(self)
 
+    def abandon(self) -> None:
+        """Leave it alone in a process that was forked: it is the first one's."""
+        self._writer.abandon()
+        self._reader.abandon()
 
-class _Thread:
-    """Runs works, those that wait together in one transaction."""
+    # On the threads
 
-    def __init__(self, engine: Engine, place: Place, begin: str) -> None:
-        self._engine = engine.execution_options(dspex_begin=begin)
-        self._place = place
-        self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stamp: tuple[int, int] | None = None
-        self._stopped = False
-
-    def start(self) -> None:
-        """Begin; on the loop that gets the results."""
-        self._loop = asyncio.get_running_loop()
-        self._stamp = _stamp(self._place.path)
-        self._thread = threading.Thread(target=self._serve, name="dspex-store", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish what waits, and end."""
-        self._stopped = True
-        self._waiting.put(None)
-        if self._thread is not None:
-            self._thread.join()
-
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """Have it done, and wait for its commit."""
-        if self._stopped or self._loop is None:
-            raise StoreError(f"the store ({self._place.shown}) is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.put((work, future))
-        return await future
-
-    def _serve(self) -> None:
-        while True:
-            first = self._waiting.get()
-            if first is None:
-                return
-            group, last = [first], False
-            with contextlib.suppress(queue.Empty):
-                while len(group) < _GROUP:
-                    another = self._waiting.get_nowait()
-                    if another is None:
-                        last = True
-                        break
-                    group.append(another)
-            self._deliver(group, self._done(group))
-            if last:
-                return
-
-    def _done(self, group: list[_Work]) -> list[Any]:
-        """What each work of a group gave, or its error."""
-        try:
-            return self._commit(group)
-        except BaseException as error:  # noqa: BLE001 (whoever waits is told)
-            if len(group) == 1:
-                return [self._fault(error)]
-        # One of them is at fault, and none is written: each for itself.
-        return [self._done([work])[0] for work in group]
-
-    def _commit(self, group: list[_Work]) -> list[Any]:
-        if _stamp(self._place.path) != self._stamp:
+    def _check(self) -> None:
+        path = self._place.path
+        if path is None:
+            return
+        if self._stamp is None:
+            _make_file(path)
+            self._stamp = _stamp(path)
+        elif _stamp(path) != self._stamp:
             raise StoreError(
-                f"the store ({self._place.shown}) is not the file any more that was opened; it was deleted "
-                "or replaced. Open another runtime",
+                f"the store ({self._place.shown}) is not the file any more that was opened: it was deleted "
+                "or replaced. Put it back, or open another runtime",
                 details={"store": self._place.shown, "cause": "replaced"},
+                retryable=False,
             )
-        with self._engine.begin() as connection:
-            return [work(connection) for work, _ in group]
 
     def _fault(self, error: BaseException) -> BaseException:
-        if isinstance(error, SQLAlchemyError | OSError):
+        if isinstance(error, SQLAlchemyError | OSError | sqlite3.Error):
             return store_error(error, self._place.shown)
         return error
 
-    def _deliver(self, group: list[_Work], results: list[Any]) -> None:
-        def told() -> None:
-            for (_, future), result in zip(group, results, strict=True):
-                if future.done():  # whoever waited has gone away
-                    continue
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+    def _connect(self) -> sqlite3.Connection:
+        path = self._place.path
+        # It is never made here: where it was deleted, another one would hide that.
+        where = ":memory:" if path is None else f"file:{quote(str(path))}?mode=rw"
+        # Transactions are begun by the thread that asks, not by the driver.
+        connection = sqlite3.connect(
+            where, uri=path is not None, timeout=_LOCKED, isolation_level=None, check_same_thread=False,
+            cached_statements=256,
+        )  # fmt: skip
+        try:
+            if path is not None:
+                _keep_log(connection)
+            for setting, value in self._settings():
+                connection.execute(f"PRAGMA {setting} = {value}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
-            self._loop.call_soon_threadsafe(told)
+    def _settings(self) -> list[tuple[str, Any]]:
+        return [
+            # With them, a table that is made anew would take the rows of those that refer to it along.
+            ("foreign_keys", "OFF" if self._migrating else "ON"),
+            # A crash of the process loses nothing; one of the machine may lose the last commits.
+            ("synchronous", "NORMAL"),
+            # What is deleted is gone from the file, and not only from the tables.
+            ("secure_delete", "ON"),
+            ("temp_store", "MEMORY"),  # there may be nowhere to write beside it
+            ("cache_size", -16_384),  # KiB
+            ("journal_size_limit", _LOG),
+        ]
+
+
+def _nothing(_: Connection) -> None:
+    """A work that asks nothing, but needs the database open."""
+
+
+def _keep_log(connection: sqlite3.Connection) -> None:
+    """Have it write to a log first (WAL), so that what reads and what writes do not wait for each other."""
+    end = time.monotonic() + _LOCKED
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # Two processes that do this at once: SQLite does not wait here by itself.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _make_file(path: Path) -> None:
@@ -175,9 +171,7 @@ def _make_file(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    if path is None:
-        return None
+def _stamp(path: Path) -> tuple[int, int] | None:
     try:
         told = path.stat()
     except OSError:
@@ -185,29 +179,9 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return told.st_dev, told.st_ino
 
 
-def _engine(place: Place) -> Engine:
-    # Values are the callers', and belong in no error's text.
-    options: dict[str, Any] = {"hide_parameters": True, "connect_args": {"check_same_thread": False}}
-    if place.path is None:
-        options["poolclass"] = StaticPool
-    else:
-        options["connect_args"]["timeout"] = _LOCKED
-    engine = create_engine(place.url, **options)
+def _abandon_all() -> None:
+    for database in list(_open):
+        database.abandon()
 
-    @event.listens_for(engine, "connect")
-    def prepared(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA foreign_keys = ON")
-        if place.path is not None:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            # A crash of the process loses nothing; one of the machine may lose the last commits.
-            cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.close()
 
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        mode = connection.get_execution_options().get("dspex_begin", "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {mode}")
-
-    return engine
+os.register_at_fork(after_in_child=_abandon_all)

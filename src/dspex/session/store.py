@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection, Insert, Table
 
 from dspex.session.place import Place
+from dspex.session.schema import prepare
 
 T = TypeVar("T")
 Statements = Callable[[Connection], T]
@@ -32,7 +33,7 @@ class Backend(Protocol):
         """Run statements in a transaction."""
 
     async def read(self, work: Statements[T]) -> T:
-        """Run statements that change nothing."""
+        """Run statements that change nothing, and see one state of the database."""
 
     async def aclose(self) -> None:
         """Let go of it, once what was begun has ended."""
@@ -43,25 +44,37 @@ class Store:
 
     Args:
         place: Where it is.
+        migrating: Whether it is opened to change its tables: then they may be of any version, and nothing is
+            limited in time.
 
     Attributes:
         place: Where it is.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, migrating: bool = False) -> None:
         self.place = place
-        self._backend = _backend(place)
+        self._migrating = migrating
+        self._backend = _backend(place, migrating=migrating)
 
     async def open(self) -> None:
-        """Connect, and see to it that the tables are those of this version.
+        """Connect, and see to it that the tables are those of this version; an empty database gets them.
 
         Raises:
+            InvalidOption: The URL has an option that there is not.
             StoreError: It cannot be used, or ``dspex store upgrade`` has to come first.
         """
-        await self._backend.open()
+        try:
+            await self._backend.open()
+            if not self._migrating:
+                await self._backend.write(lambda connection: prepare(connection, self.place.shown))
+        except BaseException:
+            await self._backend.aclose()
+            raise
 
     async def write(self, work: Statements[T]) -> T:
         """Run statements in a transaction; when this returns they are committed.
+
+        When whoever waits is cancelled, they may be or not.
 
         Raises:
             DspexError: What the function raised; nothing of it was written.
@@ -83,14 +96,14 @@ class Store:
         await self._backend.aclose()
 
 
-def _backend(place: Place) -> Backend:
+def _backend(place: Place, *, migrating: bool) -> Backend:
     if place.is_sqlite:
         from dspex.session.sqlite import Sqlite
 
-        return Sqlite(place)
+        return Sqlite(place, migrating=migrating)
     from dspex.session.postgresql import Postgresql
 
-    return Postgresql(place)
+    return Postgresql(place, migrating=migrating)
 
 
 def insert(connection: Connection, table: Table) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, exists, select, update
 
 from dspex.session import quotas
-from dspex.session.tables import programs, sessions, turns, variables
+from dspex.session.tables import owners, programs, sessions, turns, variables
 
 #: Seconds for which it is told that a session has expired; after that it is unknown.
 TOLD = 7 * 86400.0
@@ -23,9 +23,18 @@ def expired(connection: Connection, now: float, limit: int = 500) -> list[tuple[
         The tenant and the id of each.
     """
     connection.execute(delete(sessions).where(sessions.c.ended.is_(True), sessions.c.expires <= now - TOLD))
+    # A call that has no deadline may run for longer than its session is told to live; that of a runtime
+    # which is gone keeps nothing.
+    running = exists(
+        select(turns.c.number).where(
+            turns.c.session == sessions.c.key,
+            turns.c.status == "started",
+            turns.c.owner.in_(select(owners.c.id)),
+        )
+    )
     due = (
         select(sessions.c.key)
-        .where(sessions.c.expires <= now, sessions.c.ended.is_(False))
+        .where(sessions.c.expires <= now, sessions.c.ended.is_(False), ~running)
         .order_by(sessions.c.expires)
         .limit(limit)
     )

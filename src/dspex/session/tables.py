@@ -1,6 +1,7 @@
 """The tables of the store.
 
-Values are bytes as they travel (``dspex.wire.values``), times seconds since 1970.
+Values are bytes as they travel (``dspex.wire.values``), times seconds since 1970. The names have a prefix,
+because the database may be that of an application with sessions of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _KEY = BigInteger().with_variant(Integer, "sqlite")
 
 #: Runtimes that have the store open: who holds a lease or runs a turn is one of them.
 owners = Table(
-    "owners",
+    "dspex_owners",
     metadata,
     Column("id", Text, primary_key=True),
     Column("host", Text, nullable=False),  # of a process on the same host it can be told whether it lives
@@ -42,7 +43,7 @@ owners = Table(
 
 #: How many sessions there are: of each tenant (``kind`` is ``tenant``), and of all (``all``).
 counts = Table(
-    "counts",
+    "dspex_counts",
     metadata,
     Column("kind", Text, primary_key=True),
     Column("name", Text, primary_key=True),
@@ -50,7 +51,7 @@ counts = Table(
 )
 
 sessions = Table(
-    "sessions",
+    "dspex_sessions",
     metadata,
     Column("key", _KEY, primary_key=True),
     Column("tenant", Text, nullable=False),  # empty for none
@@ -80,10 +81,10 @@ sessions = Table(
 )
 
 programs = Table(
-    "programs",
+    "dspex_programs",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("session", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), nullable=False),
+    Column("session", _KEY, ForeignKey("dspex_sessions.key", ondelete="CASCADE"), nullable=False),
     Column("name", Text),
     Column("created", Double, nullable=False),
     Column("version", Integer, nullable=False),  # the one that calls run
@@ -92,18 +93,18 @@ programs = Table(
 )
 
 versions = Table(
-    "versions",
+    "dspex_versions",
     metadata,
-    Column("program", Text, ForeignKey("programs.id", ondelete="CASCADE"), primary_key=True),
+    Column("program", Text, ForeignKey("dspex_programs.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("created", Double, nullable=False),
     Column("document", LargeBinary, nullable=False),  # MessagePack of dspex.program.document.Document
 )
 
 turns = Table(
-    "turns",
+    "dspex_turns",
     metadata,
-    Column("session", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True),
+    Column("session", _KEY, ForeignKey("dspex_sessions.key", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("owner", Text, nullable=False),
     Column("status", Text, nullable=False),  # started, ok, failed, cancelled, interrupted
@@ -127,9 +128,9 @@ turns = Table(
 )
 
 variables = Table(
-    "variables",
+    "dspex_variables",
     metadata,
-    Column("session", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True),
+    Column("session", _KEY, ForeignKey("dspex_sessions.key", ondelete="CASCADE"), primary_key=True),
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary, nullable=False),
     Column("version", Integer, nullable=False),

@@ -24,14 +24,25 @@ class Variable(NamedTuple):
     version: int
 
 
-def read(connection: Connection, tenant: str, session_id: str, name: str, now: float) -> Variable | None:
+def read(
+    connection: Connection, tenant: str, session_id: str, name: str, now: float, *, use: bool = True
+) -> Variable | None:
     """A variable; None where there is none.
+
+    Args:
+        connection: The store's.
+        tenant: Whose the session is; empty for none.
+        session_id: Its id.
+        name: The variable's name.
+        now: Seconds since 1970.
+        use: Whether the session lives on from this, which is a change of its row.
 
     Raises:
         UnknownSession: There is no such session.
         SessionExpired: There was one.
     """
-    key = find(connection, tenant, session_id, now).key
+    looked = sessions.touch if use else find
+    key = looked(connection, tenant, session_id, now).key
     row = connection.execute(
         select(variables.c.value, variables.c.version).where(
             variables.c.session == key, variables.c.name == name
@@ -41,13 +52,13 @@ def read(connection: Connection, tenant: str, session_id: str, name: str, now: f
 
 
 def everything(connection: Connection, tenant: str, session_id: str, now: float) -> dict[str, bytes]:
-    """All variables by name, in alphabetical order.
+    """All variables by name, in alphabetical order. It is a use of the session.
 
     Raises:
         UnknownSession: There is no such session.
         SessionExpired: There was one.
     """
-    key = find(connection, tenant, session_id, now).key
+    key = sessions.touch(connection, tenant, session_id, now).key
     rows = connection.execute(
         select(variables.c.name, variables.c.value)
         .where(variables.c.session == key)

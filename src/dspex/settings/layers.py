@@ -14,7 +14,7 @@ import msgspec
 from dspex import checks
 from dspex.errors import DspexError, InvalidOption
 from dspex.settings.files import Document, shown
-from dspex.settings.secrets import literals, masked
+from dspex.settings.secrets import is_reference, literals, masked
 from dspex.settings.shape import ROOT, Path, Table, dotted
 
 
@@ -140,6 +140,12 @@ def of_arguments(lms: Mapping[str, Any], pools: Mapping[str, Any]) -> Layer:
 
 def _literal(path: Path) -> InvalidOption:
     option = dotted(path)
+    if option == "store":
+        return InvalidOption(
+            "store holds a password, and a file is copied and committed. Write where the URL is instead: "
+            "'env:DATABASE_URL' for a variable, 'file:/run/secrets/store', or 'keyring:service/user'",
+            details={"option": option},
+        )
     how = "'env:OPENAI_API_KEY' for a variable, 'file:/run/secrets/openai', or 'keyring:service/user'"
     return InvalidOption(
         f"{option} holds a key, and a file is copied and committed. Write where the key is instead: {how}",
@@ -153,6 +159,9 @@ def _resolve(layer: Layer, folder: File) -> None:
         path = layer.values.get((name,))
         if path and (name == "local_model" or "/" in path):
             layer.values[name,] = str(folder / os.path.expanduser(path))  # noqa: PTH111 (it never fails)
+    store = layer.values.get(("store",))
+    if store and store != "memory" and "://" not in store and not is_reference(store):
+        layer.values["store",] = str(folder / os.path.expanduser(store))  # noqa: PTH111
 
 
 def _walk(

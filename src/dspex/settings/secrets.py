@@ -19,6 +19,8 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+STORE = ("store",)
+_USER = re.compile(r"://(.*)@", re.DOTALL)
 _QUERY = re.compile(r"\?.*", re.DOTALL)
 #: Options of a profile that are a secret.
 CREDENTIALS = frozenset(
@@ -47,14 +49,27 @@ def _is_secret(name: str) -> bool:
 
 
 def literals(path: Path, value: Any) -> Iterator[Path]:
-    """The secrets that an option of a profile holds, and does not refer to."""
+    """The secrets that an option of a profile, or the URL of the store, holds and does not refer to."""
     name = path[-1]
-    if _MAPPING.search(name) and isinstance(value, Mapping):
+    if path == STORE:
+        if _has_password(value):
+            yield path
+    elif _MAPPING.search(name) and isinstance(value, Mapping):
         for inner, text in value.items():
             if _is_secret(inner) and not is_reference(text):
                 yield (*path, inner)
     elif name in CREDENTIALS and not is_reference(value) and not _is_path(name, value):
         yield path
+
+
+def _without(found: re.Match[str]) -> str:
+    name, colon, _ = found[1].partition(":")
+    return f"://{name}{colon}{_HIDDEN if colon else ''}@"
+
+
+def _has_password(url: str) -> bool:
+    found = _USER.search(url)
+    return (found is not None and ":" in found[1]) or re.search(r"[?&]password=", url) is not None
 
 
 def _is_path(name: str, value: str) -> bool:
@@ -64,6 +79,9 @@ def _is_path(name: str, value: str) -> bool:
 
 def masked(path: Path, value: Any) -> Any:
     """A value as it may be shown: without keys, and without the passwords and queries of addresses."""
+    if path == STORE and isinstance(value, str):
+        # To the last @: nobody has to write a slash in a password as %2F.
+        return _QUERY.sub(f"?{_HIDDEN}", _USER.sub(_without, value)) if "://" in value else value
     if path[-1] == "api_key" and (value is None or is_reference(value)):
         return value
     if any(_is_secret(name) or _MAPPING.search(name) for name in path[2:]):

@@ -234,7 +234,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready data in the form of a file. Keys are not shown."""
-        shown: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS}
+        shown: dict[str, Any] = {name: masked((name,), getattr(self, name)) for name in _OPTIONS}
         shown["lm"] = {name: masked(("lm", name), options) for name, options in self.lms.items()}
         shown["pool"] = {name: msgspec.structs.asdict(options) for name, options in self.pools.items()}
         return dict(msgspec.json.decode(msgspec.json.encode(shown, enc_hook=repr)))

@@ -124,16 +124,24 @@ class Variables(Base):
     # Steps
 
     def _get(self, name: str, default: Any) -> Steps[Any]:
-        stored: Variable | None = yield OnLoop(lambda: self._stored(name))
-        return default if stored is None else decode(stored.value)
-
-    async def _stored(self, name: str) -> Variable | None:
         check("a variable's name", name)
+        now = time.time()
 
         def work(connection: Connection) -> Variable | None:
             from dspex.session import variables
 
-            return variables.read(connection, self._tenant, self.id, name, time.time())
+            return variables.read(connection, self._tenant, self.id, name, now)
+
+        stored: Variable | None = yield OnLoop(lambda: self._write(work))
+        return default if stored is None else decode(stored.value)
+
+    async def _stored(self, name: str) -> Variable | None:
+        now = time.time()
+
+        def work(connection: Connection) -> Variable | None:
+            from dspex.session import variables
+
+            return variables.read(connection, self._tenant, self.id, name, now, use=False)
 
         return await self._read(work)
 
@@ -141,15 +149,26 @@ class Variables(Base):
         check("a variable's name", name)
         encoded = self._encoded(name, value)
 
+        now = time.time()
+
         def work(connection: Connection) -> None:
             from dspex.session import variables
 
-            variables.write(connection, self._tenant, self.id, name, encoded, time.time())
+            variables.write(connection, self._tenant, self.id, name, encoded, now)
 
         yield OnLoop(lambda: self._write(work))
 
     def _update(self, name: str, fn: Callable[[Any], Any], default: Any) -> Steps[Any]:
         check("a variable's name", name)
+        lines = self._adapter._open.core.sessions.updates
+        place = lines.place((self._tenant, self.id, name))
+        try:
+            yield OnLoop(lambda: lines.wait(place))
+            return (yield from self._changed(name, fn, default))
+        finally:
+            lines.leave(place)
+
+    def _changed(self, name: str, fn: Callable[[Any], Any], default: Any) -> Steps[Any]:
         for attempt in range(_TRIES):
             stored: Variable | None = yield OnLoop(lambda: self._stored(name))
             before = default if stored is None else decode(stored.value)
@@ -170,12 +189,12 @@ class Variables(Base):
         )
 
     async def _swapped(self, name: str, value: bytes, version: int | None, pause: float) -> bool:
+        now = time.time()
+
         def work(connection: Connection) -> bool:
             from dspex.session import variables
 
-            return variables.swap(
-                connection, self._tenant, self.id, name, value, time.time(), version=version
-            )
+            return variables.swap(connection, self._tenant, self.id, name, value, now, version=version)
 
         await asyncio.sleep(pause)
         return await self._write(work)
@@ -183,21 +202,25 @@ class Variables(Base):
     def _unset(self, name: str) -> Steps[bool]:
         check("a variable's name", name)
 
+        now = time.time()
+
         def work(connection: Connection) -> bool:
             from dspex.session import variables
 
-            return variables.remove(connection, self._tenant, self.id, name, time.time())
+            return variables.remove(connection, self._tenant, self.id, name, now)
 
         gone: bool = yield OnLoop(lambda: self._write(work))
         return gone
 
     def _variables(self) -> Steps[dict[str, Any]]:
+        now = time.time()
+
         def work(connection: Connection) -> dict[str, bytes]:
             from dspex.session import variables
 
-            return variables.everything(connection, self._tenant, self.id, time.time())
+            return variables.everything(connection, self._tenant, self.id, now)
 
-        stored: dict[str, bytes] = yield OnLoop(lambda: self._read(work))
+        stored: dict[str, bytes] = yield OnLoop(lambda: self._write(work))
         return {name: decode(value) for name, value in stored.items()}
 
     def _encoded(self, name: str, value: Any) -> bytes:

@@ -1,0 +1,1 @@
+"""Alembic's migrations: how older tables become those of this version."""

@@ -1,0 +1,53 @@
+"""One store and two processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dspex.testing import InProcessRuntime
+
+HERE = Path(__file__).parent.parent
+
+
+@pytest.fixture(params=["file", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that outlives a process."""
+    if request.param == "file":
+        return str(tmp_path / "dspex.db")
+    url: str = request.getfixturevalue("database")
+    return url
+
+
+def test_increments_of_two_processes_are_all_counted(shared: str) -> None:
+    """If this failed, two servers with one store would lose each other's changes, or make a session twice."""
+    with InProcessRuntime(store=shared):  # the tables are there
+        pass
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.incrementing", shared, "10"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=HERE,
+        )
+        for _ in range(2)
+    ]
+    try:
+        for one in both:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "ready\n"
+        for one in both:
+            one.communicate("go\n", timeout=60)
+        assert [one.returncode for one in both] == [0, 0]
+    finally:
+        for one in both:
+            one.kill()
+            one.wait()
+    with InProcessRuntime(store=shared) as runtime:
+        adapter = runtime.adapter(tenant="t")
+        assert adapter.session("shared").get("n") == 20
+        assert [told.id for told in adapter.sessions()] == ["shared"]
