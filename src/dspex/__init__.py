@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dspex.adapter.program import Program
     from dspex.adapter.response import Response, Timing
     from dspex.adapter.runtime import Runtime
+    from dspex.adapter.session.session import Session
     from dspex.errors import (
         BudgetExceeded,
         CallError,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.signature import Field, Signature
     from dspex.rewards import Prediction, Reward
+    from dspex.session.records import Insights, SessionInfo, Turn
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
         Event,
@@ -81,6 +83,10 @@ if TYPE_CHECKING:
         PoolFailed,
         PoolRecovered,
         PoolResized,
+        SessionCreated,
+        SessionEnded,
+        SessionEvent,
+        SessionQuotaNear,
         WorkerDraining,
         WorkerEvent,
         WorkerGone,
@@ -102,6 +108,7 @@ _HOMES = {
     "dspex.adapter.described": "Described DescribedField DescribedOption",
     "dspex.adapter.response": "Response Timing",
     "dspex.adapter.runtime": "Runtime",
+    "dspex.adapter.session.session": "Session",
     "dspex.errors": (
         "BudgetExceeded CallError Cancelled Conflict DspexError InvalidInput InvalidOption InvalidSignature "
         "LMAuth LMBilling LMCircuitOpen LMContextWindow LMError LMInvalidRequest LMNotConfigured "
@@ -118,10 +125,12 @@ _HOMES = {
     "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.signature": "Field Signature",
     "dspex.rewards": "Prediction Reward",
+    "dspex.session.records": "Insights SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
-        "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized WorkerDraining "
-        "WorkerEvent WorkerGone WorkerReady WorkerStarted ZygoteLost ZygoteStarted"
+        "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
+        "SessionEnded SessionEvent SessionQuotaNear WorkerDraining WorkerEvent WorkerGone WorkerReady "
+        "WorkerStarted ZygoteLost ZygoteStarted"
     ),
     "dspex.tools": "Allow Deny MCPServer Tool ToolRecord ToolRequest",
     "dspex.types": "LMRequest LMSpec Limits Retry Usage command module",
@@ -154,6 +163,7 @@ __all__ = [
     "File",
     "History",
     "Image",
+    "Insights",
     "InvalidInput",
     "InvalidOption",
     "InvalidSignature",
@@ -206,8 +216,14 @@ __all__ = [
     "RuntimeStats",
     "SandboxError",
     "SandboxMissing",
+    "Session",
+    "SessionCreated",
+    "SessionEnded",
+    "SessionEvent",
     "SessionExpired",
+    "SessionInfo",
     "SessionQuota",
+    "SessionQuotaNear",
     "Settings",
     "Signature",
     "StateError",
@@ -219,6 +235,7 @@ __all__ = [
     "ToolError",
     "ToolRecord",
     "ToolRequest",
+    "Turn",
     "UnknownProgram",
     "UnknownProvider",
     "UnknownSession",
