@@ -12,8 +12,21 @@ from dspex.runtime import call
 
 _SESSION = tuple(
     name
-    for method in ("get", "set", "update", "unset", "variables", "chat", "turns", "undo", "insights", "info")
-    + ("export", "reset", "delete")
+    for method in (
+        "get",
+        "set",
+        "update",
+        "unset",
+        "variables",
+        "chat",
+        "turns",
+        "undo",
+        "insights",
+        "info",
+        "export",
+        "reset",
+        "delete",
+    )
     for name in (method, f"a{method}")
 )
 
