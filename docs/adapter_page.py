@@ -10,6 +10,26 @@ import dspex
 from dspex.program import catalogue, fieldtypes, schemas, shapes, signature
 from dspex.runtime import call
 
+_SESSION = tuple(
+    name
+    for method in (
+        "get",
+        "set",
+        "update",
+        "unset",
+        "variables",
+        "chat",
+        "turns",
+        "undo",
+        "insights",
+        "info",
+        "export",
+        "reset",
+        "delete",
+    )
+    for name in (method, f"a{method}")
+)
+
 
 def whole() -> str:
     """The runtime, the adapter, what they answer, modules and signatures."""
@@ -32,6 +52,10 @@ def whole() -> str:
                 "aprogram",
                 "describe",
                 "adescribe",
+                "session",
+                "asession",
+                "sessions",
+                "asessions",
                 "configure",
                 "capabilities",
             ),
@@ -43,6 +67,13 @@ def whole() -> str:
         attributes(dspex.Program),
         f"`.version`: {read(dspex.Program.version).text}",
         *methods("program", dspex.Program, ("__call__", "acall", "swap", "aswap", "rollback")),
+        "## Session",
+        read(dspex.Session).text,
+        *methods("session", dspex.Session, _SESSION),
+        *[
+            f"### {kind.__name__}\n\n{struct(kind)}"
+            for kind in (dspex.SessionInfo, dspex.Turn, dspex.Insights)
+        ],
         "## Response",
         attributes(response),
         *[f"`.{name}`: {read(member).text}" for name, member in properties],
