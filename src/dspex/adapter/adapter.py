@@ -16,6 +16,7 @@ from dspex.lm.named import configured
 from dspex.lm.profile import LM
 from dspex.program.classes import named
 from dspex.program.saved import Given
+from dspex.runtime import named as programs
 from dspex.runtime.caller import Priority, caller
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class DSPyAdapter(Sessions, Programs, Base):
         It is built once in a worker before this returns, so that one which cannot be is known at once.
 
         Args:
-            module: As of ``generate``.
+            module: As of ``generate``, or the name of a program of the settings (``[program.NAME]``).
             arguments: What the constructor of a program of your own takes, by parameter name.
             state: The JSON file that ``module.save("x.json")`` wrote, or what ``module.dump_state()`` gives.
             **how: What else ``generate`` takes, for all its calls: ``signature``, ``lm``, ``timeout``,
@@ -201,6 +202,7 @@ class DSPyAdapter(Sessions, Programs, Base):
             DspexError: The program could not be built.
             RuntimeError: Called on the runtime's own event loop; await ``aprogram`` there.
         """
+        module, state, how = self._named(module, state, how)
         made = Program(self, named(module), _with_arguments(how, arguments))
         made._load(state, "aprogram")
         return made
@@ -214,9 +216,21 @@ class DSPyAdapter(Sessions, Programs, Base):
         **how: Any,
     ) -> Program:
         """``program`` for event loops."""
+        module, state, how = self._named(module, state, how)
         made = Program(self, named(module), _with_arguments(how, arguments))
         await made.aswap(state)
         return made
+
+    def _named(
+        self, module: str | type[Any], state: Given | None, how: dict[str, Any]
+    ) -> tuple[str | type[Any], Given | None, dict[str, Any]]:
+        """A program that the settings name, under what is said of it here; anything else as it is."""
+        settings = self._open.core.settings
+        options = programs.find(settings, module)
+        if options is None or not isinstance(module, str):
+            return module, state, how
+        found = programs.single(settings, module, options)
+        return found.module, found.state if state is None else state, {**found.how, **how}
 
     # Descriptions
 
