@@ -18,6 +18,10 @@ _SESSION = tuple(
         "update",
         "unset",
         "variables",
+        "create_program",
+        "program",
+        "programs",
+        "import_program",
         "chat",
         "turns",
         "undo",
@@ -28,6 +32,16 @@ _SESSION = tuple(
         "delete",
     )
     for name in (method, f"a{method}")
+)
+
+_OF_PROGRAMS = (
+    "__call__",
+    "acall",
+    *(
+        name
+        for method in ("change", "rollback", "info", "export", "save", "load", "delete")
+        for name in (method, f"a{method}")
+    ),
 )
 
 
@@ -56,6 +70,12 @@ def whole() -> str:
                 "asession",
                 "sessions",
                 "asessions",
+                "create_program",
+                "acreate_program",
+                "execute_program",
+                "aexecute_program",
+                "import_program",
+                "aimport_program",
                 "configure",
                 "capabilities",
             ),
@@ -63,10 +83,23 @@ def whole() -> str:
         "### Capabilities",
         struct(dspex.Capabilities),
         "## Program",
-        read(dspex.Program).text,
-        attributes(dspex.Program),
-        f"`.version`: {read(dspex.Program.version).text}",
-        *methods("program", dspex.Program, ("__call__", "acall", "swap", "aswap", "rollback")),
+        described("Program", dspex.Program),
+        *methods("program", dspex.Program, _OF_PROGRAMS),
+        "### ProgramInfo",
+        struct(dspex.ProgramInfo),
+        "### StageResult",
+        struct(dspex.StageResult),
+        "## Stage",
+        described("Stage", dspex.Stage),
+        "## LoadedProgram",
+        read(dspex.LoadedProgram).text,
+        attributes(dspex.LoadedProgram),
+        f"`.version`: {read(dspex.LoadedProgram.version).text}",
+        *methods("program", dspex.LoadedProgram, ("__call__", "acall", "swap", "aswap", "rollback")),
+        "## NamedProgram",
+        read(dspex.NamedProgram).text,
+        attributes(dspex.NamedProgram),
+        *methods("program", dspex.NamedProgram, ("__call__", "acall", "swap", "aswap", "rollback")),
         "## Session",
         read(dspex.Session).text,
         *methods("session", dspex.Session, _SESSION),

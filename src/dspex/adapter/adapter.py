@@ -20,6 +20,7 @@ from dspex.program.catalogue import find
 from dspex.program.classes import named
 from dspex.program.importpath import is_path
 from dspex.program.saved import Given
+from dspex.program.suggest import nearest
 from dspex.runtime import named as programs
 from dspex.runtime.caller import Priority, caller
 from dspex.runtime.drafts import Draft
@@ -255,9 +256,12 @@ class DSPyAdapter(Sessions, Programs, Base):
             try:
                 find(name)
             except ModuleNotFound as error:
-                known = ", ".join(settings.programs)
+                close = nearest(name, settings.programs)
+                hint = f"did you mean {close!r}?" if close else f"they are {', '.join(settings.programs)}"
                 raise ModuleNotFound(
-                    f"{error.message}; programs of the settings are {known}", details=error.details
+                    f"the settings have no program {name[:80]!a}; {hint} And there is no such module: "
+                    f"{error.message}",
+                    details={**error.details, "programs": list(settings.programs)},
                 ) from None
         return draft
 

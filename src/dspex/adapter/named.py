@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspex.adapter.base import UNSET, Unset
 from dspex.adapter.response import Response
-from dspex.errors import InvalidOption
+from dspex.errors import DspexError, InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.document import Made
 from dspex.program.saved import Given
@@ -108,7 +108,11 @@ class NamedProgram:
     # Steps
 
     def _load(self, draft: Draft) -> Steps[NamedProgram]:
-        made: Made = yield from drafts.make(self._adapter._open.core, draft)
+        core = self._adapter._open.core
+        try:
+            made: Made = yield from drafts.make(core, draft)
+        except DspexError as error:
+            raise core.settings.blame(error, "program", self.name) from None
         if len(made.document.stages) == 1:
             yield from self._adapter._dump(made)  # a worker sees whether it can be built
         self._switch(made)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from dspex.errors import InvalidOption
 from dspex.program.catalogue import MODULES
 from dspex.program.importpath import is_path
@@ -38,14 +36,11 @@ def draft(settings: Settings, name: str) -> Draft | None:
     said = settings.programs.get(name)
     if said is None:
         return None
-    options = msgspec.structs.asdict(said)
-    module, modules = options.pop("module"), options.pop("modules")
-    given: Any = modules if modules is not None else module if module is not None else "dspy.Predict"
-    return Draft(modules=given, **{key: value for key, value in options.items() if value is not None})
+    options = dict(said)
+    module, modules = options.pop("module", None), options.pop("modules", None)
+    return Draft(modules=modules or module or "dspy.Predict", **options)
 
 
 def listed(settings: Settings) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """The programs by name, each with what was said of it."""
-    for name, said in settings.programs.items():
-        told = msgspec.structs.asdict(said)
-        yield name, {key: value for key, value in told.items() if value not in (None, "auto")}
+    yield from settings.programs.items()

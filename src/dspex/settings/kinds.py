@@ -70,7 +70,6 @@ NAMES = Kind(
     lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
     _names,
 )
-LIST = Kind("a list", lambda value: isinstance(value, list | tuple), json.loads)
 ANY = Kind("a value", lambda _: True, _plain, optional=True)
 
 
@@ -86,8 +85,6 @@ def kind_of(annotation: Any) -> Kind:
         int: WHOLE,
         float: NUMBER,
         Iterable[str]: NAMES,
-        list[Any]: LIST,
-        Any: ANY,
     }
     if typing.get_origin(annotation) is typing.Literal:
         return TEXT

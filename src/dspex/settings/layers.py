@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from dspex import checks
 from dspex.errors import DspexError, InvalidOption
 from dspex.settings.files import Document, shown
+from dspex.settings.programs import resolved
 from dspex.settings.secrets import is_reference, literals, masked
 from dspex.settings.shape import ROOT, Path, Table, dotted
 
@@ -99,7 +99,7 @@ class Layer:
         return found
 
     def names(self, kind: str) -> list[str]:
-        """The names of the tables of one kind (``"lm"``, ``"pool"``)."""
+        """The names of the tables of one kind (``"lm"``, ``"pool"``, ``"program"``)."""
         return [path[1] for path in self.origins if len(path) == 2 and path[0] == kind]
 
 
@@ -126,7 +126,7 @@ def of_file(document: Document) -> Layer:
 
 
 def of_arguments(
-    lms: Mapping[str, Any], pools: Mapping[str, Any], programs: Mapping[str, Any] = MappingProxyType({})
+    lms: Mapping[str, Any], pools: Mapping[str, Any], programs: Mapping[str, Any] | None = None
 ) -> Layer:
     """What keyword arguments say of profiles, pools and programs.
 
@@ -134,8 +134,11 @@ def of_arguments(
         InvalidOption: They have an option that there is not, or a value of another kind.
     """
     layer = Layer()
-    tables = (("lms", "lm", lms), ("pools", "pool", pools), ("programs", "program", programs))
-    for option, key, given in tables:
+    for option, key, given in (
+        ("lms", "lm", lms),
+        ("pools", "pool", pools),
+        ("programs", "program", programs or {}),
+    ):
         if not isinstance(given, Mapping):
             raise _no_table(option, given)
         _walk({key: given}, ROOT, (), lambda _: ARGUMENT, layer)
@@ -159,6 +162,9 @@ def _literal(path: Path) -> InvalidOption:
 
 def _resolve(layer: Layer, folder: File) -> None:
     """Make paths of a file go from its own directory on; a bare program name is looked up as ever."""
+    for name in layer.names("program"):
+        for key, value in resolved(layer.below(("program", name)), folder).items():
+            layer.values["program", name, key] = value
     for name in ("python", "local_model"):
         path = layer.values.get((name,))
         if path and (name == "local_model" or "/" in path):
@@ -166,9 +172,6 @@ def _resolve(layer: Layer, folder: File) -> None:
     store = layer.values.get(("store",))
     if store and store != "memory" and "://" not in store and not is_reference(store):
         layer.values["store",] = str(folder / os.path.expanduser(store))  # noqa: PTH111
-    for path, state in layer.values.items():
-        if path[0] == "program" and path[-1] == "state" and state:
-            layer.values[path] = str(folder / os.path.expanduser(state))  # noqa: PTH111
 
 
 def _walk(

@@ -17,7 +17,8 @@ from dspex import checks
 from dspex.errors import InvalidOption
 from dspex.settings import environment, files
 from dspex.settings.layers import ARGUMENT, Layer, of_arguments, of_file
-from dspex.settings.options import PoolOptions, ProgramOptions, RuntimeOptions
+from dspex.settings.options import PoolOptions, RuntimeOptions
+from dspex.settings.programs import check
 
 _log = logging.getLogger("dspex.settings")
 
@@ -30,7 +31,7 @@ class Loaded:
         options: The options that are in no table.
         lms: LM profiles by name.
         pools: Pools by name.
-        programs: Programs by name.
+        programs: Named programs.
         layer: All that was set, with where it came from.
         file: The file that was read.
         ignored: Variables and files that were passed over.
@@ -39,7 +40,7 @@ class Loaded:
     options: RuntimeOptions
     lms: Mapping[str, Mapping[str, Any]]
     pools: Mapping[str, PoolOptions]
-    programs: Mapping[str, ProgramOptions]
+    programs: Mapping[str, Mapping[str, Any]]
     layer: Layer
     file: File | None
     ignored: tuple[str, ...]
@@ -58,7 +59,7 @@ def load(
         given: The arguments that are in no table.
         lms: Profiles by name.
         pools: Options of pools by name.
-        programs: Programs by name.
+        programs: Options of named programs.
         file: The file to read, None to look for one, False for none.
 
     Raises:
@@ -136,16 +137,13 @@ def _profile(layer: Layer, name: str) -> dict[str, Any]:
     return options
 
 
-def _program(layer: Layer, name: str) -> ProgramOptions:
+def _program(layer: Layer, name: str) -> dict[str, Any]:
     table = ("program", name)
-    options = ProgramOptions(**layer.below(table))
-    if options.module is not None and options.modules is not None:
-        wrong = InvalidOption("a program has module = '...' or modules = [...], not both")
-        raise layer.origin(table).blame(wrong, table)
-    if options.module is None and options.modules is None and options.signature is None:
-        wrong = InvalidOption("a program needs a signature = 'question -> answer', or a module")
-        raise layer.origin(table).blame(wrong, table)
-    return options
+    try:
+        return check(name, layer.below(table))
+    except InvalidOption as error:
+        path = (*table, error.details["option"])
+        raise layer.origin(path).blame(error, path) from None
 
 
 def _warn(ignored: Iterable[str], passed: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -188,35 +188,6 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "history_tokens": 0,
         }.items():
             checks.whole_number(name, getattr(self, name), least, owner="Settings")
-
-
-class ProgramOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A program by its name: ``adapter.program("triage")``, ``dspex run triage``.
-
-    Attributes:
-        module: Its module, or the import path of a program of your own; for one with several, ``modules``.
-        modules: Its stages in order: names, import paths, or tables of what ``dspex.Stage`` takes.
-        signature: What goes in and comes out: text, a table with ``inputs``, ``outputs`` and
-            ``instructions``, or the import path of a class.
-        instructions: The task in words, over those of the signature.
-        lm: The LM of its calls that name none: a profile's name, or a model.
-        state: The JSON file that ``module.save("x.json")`` wrote, from the file's own directory on.
-        options: Options of the module.
-        tools: Import paths of the functions that it may call.
-        demos: Examples, each with inputs and outputs by name.
-        sandbox: Where code that the model wrote is run: ``"auto"``, ``"monty"`` or ``"deno"``.
-    """
-
-    module: str | None = None
-    modules: list[Any] | None = None
-    signature: Any = None
-    instructions: str | None = None
-    lm: str | None = None
-    state: str | None = None
-    options: Any = None
-    tools: Iterable[str] | None = None
-    demos: list[Any] | None = None
-    sandbox: str = "auto"
 
 
 class LMOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from dspex import checks
 from dspex.errors import DspexError
 from dspex.settings.layers import DEFAULT, Layer, of_arguments
 from dspex.settings.load import load, pools_of
-from dspex.settings.options import PoolOptions, ProgramOptions, RuntimeOptions
+from dspex.settings.options import PoolOptions, RuntimeOptions
 from dspex.settings.secrets import masked
 from dspex.settings.shape import dotted
 
@@ -74,13 +74,13 @@ class Settings:
         history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
-        programs: Programs by name, each a mapping with the keys of ``[program.NAME]``.
+        programs: Named programs, each a mapping with the keys of ``[program.NAME]``.
         file: The settings file; False reads none.
 
     Attributes:
         lms: The profiles, each with the options that were set.
         pools: The pools that were named.
-        programs: The programs that were named.
+        programs: The programs that were named, each with the options that were set.
         file: The file that was read, or None.
         ignored: What was passed over: variables that begin with ``DSPEX_`` and set no option, and files
             that are not trusted.
@@ -109,7 +109,7 @@ class Settings:
     history_tokens: int
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
-    programs: Mapping[str, ProgramOptions] = field(hash=False)
+    programs: Mapping[str, Mapping[str, Any]] = field(hash=False)
     file: File | None = field(compare=False)
     ignored: tuple[str, ...] = field(compare=False)
     _layer: Layer = field(compare=False)
@@ -156,7 +156,9 @@ class Settings:
             **{name: getattr(loaded.options, name) for name in _OPTIONS},
             "lms": MappingProxyType({name: MappingProxyType(lm) for name, lm in loaded.lms.items()}),
             "pools": MappingProxyType(loaded.pools),
-            "programs": MappingProxyType(dict(loaded.programs)),
+            "programs": MappingProxyType(
+                {name: MappingProxyType(options) for name, options in loaded.programs.items()}
+            ),
             "file": loaded.file,
             "ignored": loaded.ignored,
             "_layer": loaded.layer,
@@ -187,7 +189,7 @@ class Settings:
         """
         paths = [(name,) for name in _OPTIONS]
         values: dict[tuple[str, ...], Any] = {path: getattr(self, path[0]) for path in paths}
-        values |= {path: value for path, value in self._layer.values.items() if path[0] in {"lm", "program"}}
+        values |= {path: value for path, value in self._layer.values.items() if path[0] in ("lm", "program")}
         for name, options in self.pools.items():
             values |= {("pool", name, key): value for key, value in msgspec.structs.asdict(options).items()}
         return {
@@ -248,8 +250,10 @@ class Settings:
         """All of it as JSON-ready data in the form of a file. Keys are not shown."""
         shown: dict[str, Any] = {name: masked((name,), getattr(self, name)) for name in _OPTIONS}
         shown["lm"] = {name: masked(("lm", name), options) for name, options in self.lms.items()}
-        shown["program"] = {name: msgspec.structs.asdict(options) for name, options in self.programs.items()}
         shown["pool"] = {name: msgspec.structs.asdict(options) for name, options in self.pools.items()}
+        shown["program"] = {
+            name: masked(("program", name), dict(options)) for name, options in self.programs.items()
+        }
         return dict(msgspec.json.decode(msgspec.json.encode(shown, enc_hook=repr)))
 
     def __repr__(self) -> str:
