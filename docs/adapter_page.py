@@ -10,6 +10,40 @@ import dspex
 from dspex.program import catalogue, fieldtypes, schemas, shapes, signature
 from dspex.runtime import call
 
+_SESSION = tuple(
+    name
+    for method in (
+        "get",
+        "set",
+        "update",
+        "unset",
+        "variables",
+        "create_program",
+        "program",
+        "programs",
+        "import_program",
+        "chat",
+        "turns",
+        "undo",
+        "insights",
+        "info",
+        "export",
+        "reset",
+        "delete",
+    )
+    for name in (method, f"a{method}")
+)
+
+_OF_PROGRAMS = (
+    "__call__",
+    "acall",
+    *(
+        name
+        for method in ("change", "rollback", "info", "export", "save", "load", "delete")
+        for name in (method, f"a{method}")
+    ),
+)
+
 
 def whole() -> str:
     """The runtime, the adapter, what they answer, modules and signatures."""
@@ -32,6 +66,16 @@ def whole() -> str:
                 "aprogram",
                 "describe",
                 "adescribe",
+                "session",
+                "asession",
+                "sessions",
+                "asessions",
+                "create_program",
+                "acreate_program",
+                "execute_program",
+                "aexecute_program",
+                "import_program",
+                "aimport_program",
                 "configure",
                 "capabilities",
             ),
@@ -39,10 +83,30 @@ def whole() -> str:
         "### Capabilities",
         struct(dspex.Capabilities),
         "## Program",
-        read(dspex.Program).text,
-        attributes(dspex.Program),
-        f"`.version`: {read(dspex.Program.version).text}",
-        *methods("program", dspex.Program, ("__call__", "acall", "swap", "aswap", "rollback")),
+        described("Program", dspex.Program),
+        *methods("program", dspex.Program, _OF_PROGRAMS),
+        "### ProgramInfo",
+        struct(dspex.ProgramInfo),
+        "### StageResult",
+        struct(dspex.StageResult),
+        "## Stage",
+        described("Stage", dspex.Stage),
+        "## LoadedProgram",
+        read(dspex.LoadedProgram).text,
+        attributes(dspex.LoadedProgram),
+        f"`.version`: {read(dspex.LoadedProgram.version).text}",
+        *methods("program", dspex.LoadedProgram, ("__call__", "acall", "swap", "aswap", "rollback")),
+        "## NamedProgram",
+        read(dspex.NamedProgram).text,
+        attributes(dspex.NamedProgram),
+        *methods("program", dspex.NamedProgram, ("__call__", "acall", "swap", "aswap", "rollback")),
+        "## Session",
+        read(dspex.Session).text,
+        *methods("session", dspex.Session, _SESSION),
+        *[
+            f"### {kind.__name__}\n\n{struct(kind)}"
+            for kind in (dspex.SessionInfo, dspex.Turn, dspex.Insights)
+        ],
         "## Response",
         attributes(response),
         *[f"`.{name}`: {read(member).text}" for name, member in properties],

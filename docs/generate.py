@@ -40,6 +40,7 @@ import dspex
 from dspex import errors, testing
 from dspex.cli.app import app
 from dspex.settings.options import LMOptions, RuntimeOptions
+from dspex.settings.programs import ProgramOptions
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference"
@@ -110,6 +111,7 @@ def settings_page() -> str:
         *option_rows(("lm", "NAME", "retry"), dspex.Retry),
         *option_rows(("lm", "NAME", "limits"), dspex.Limits),
         *option_rows(("pool", "NAME"), dspex.PoolOptions),
+        *option_rows(("program", "NAME"), ProgramOptions),
     ]
     return page(
         "Settings",

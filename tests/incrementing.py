@@ -12,7 +12,8 @@ def main(store: str, times: int) -> None:
     """Add one so many times at once, as soon as the other process is there too."""
     with InProcessRuntime(store=store) as runtime:
         session = runtime.adapter(tenant="t").session("shared")
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         sys.stdin.readline()
         threads = [
             threading.Thread(target=session.update, args=("n", lambda n: n + 1, 0)) for _ in range(times)

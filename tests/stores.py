@@ -29,7 +29,6 @@ _MISSING = "PostgreSQL is not installed; Debian has it in its package postgresql
 _OPTIONS = {
     "listen_addresses": "127.0.0.1",
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "16MB",
     "max_connections": "200",
@@ -89,7 +88,10 @@ class Server:
         return [*under, "--"]
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers.
+
+        On the main thread, for it ends with the thread that starts it.
+        """
         options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(

@@ -20,14 +20,16 @@ from dspex.session.quotas import Quotas
 from dspex.session.sessions import Wanted
 from dspex.session.store import Store
 from dspex.session.tables import counts, metadata
+from dspex.session.tables import sessions as session_rows
+from dspex.session.tables import variables as stored_values
 from dspex.wire.values import decode, encode
 
 T = TypeVar("T")
-TENANTS = st.sampled_from(["", "a", "'b"])
-IDS = st.sampled_from(["x", "X", "é", "../"])
+TENANTS = st.sampled_from(["", "'b"])
+IDS = st.sampled_from(["x", "é"])
 NAMES = st.sampled_from(["n", "🎉"])
-LIMITS = Quotas(6, 3)
-TTLS = st.sampled_from([None, 5.0, 50.0])
+LIMITS = Quotas(3, 2)
+TTLS = st.sampled_from([None, 5.0, 5.0, 50.0])
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Machine(RuleBasedStateMachine):
 
     # What is done
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, 4.9, 5.0, 30.0, 60.0, -10.0]))
+    @rule(seconds=st.sampled_from([1.0, 5.0, 60.0, -10.0]))
     def time_goes_by(self, seconds: float) -> None:
         self.now += seconds
 
@@ -205,13 +207,13 @@ class Machine(RuleBasedStateMachine):
     def all_is_as_in_the_model(self) -> None:
         def work(connection: Connection) -> tuple[dict[Any, Any], dict[Any, int]]:
             found = {}
-            for tenant in ("", "a", "'b"):
+            for tenant in ("", "'b"):
                 for told in sessions.listed(connection, tenant, self.now, 100, None):
                     stored = connection.execute(
-                        select(variables.variables.c.name, variables.variables.c.value).where(
-                            variables.variables.c.session
-                            == select(sessions.sessions.c.key)
-                            .where(sessions.sessions.c.tenant == tenant, sessions.sessions.c.id == told.id)
+                        select(stored_values.c.name, stored_values.c.value).where(
+                            stored_values.c.session
+                            == select(session_rows.c.key)
+                            .where(session_rows.c.tenant == tenant, session_rows.c.id == told.id)
                             .scalar_subquery()
                         )
                     )
@@ -227,7 +229,7 @@ class Machine(RuleBasedStateMachine):
             if isinstance(self.state(*key), Kept)
         }
         assert taken.get(("all", ""), 0) == self.counted()
-        for tenant in ("", "a", "'b"):
+        for tenant in ("", "'b"):
             assert taken.get(("tenant", tenant), 0) == self.counted(tenant)
 
 
@@ -243,11 +245,11 @@ def machine(request: pytest.FixtureRequest) -> Iterator[type[Machine]]:
 
 def test_sessions_do_as_the_model_does(machine: type[Machine]) -> None:
     """If this failed, some order of making, using, expiring and deleting would lose or mix up sessions."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
-            stateful_step_count=30,
+            max_examples=30,
+            stateful_step_count=40,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from dspex.errors import SessionQuota
+from dspex.session import sessions
+from dspex.session.place import place_of
+from dspex.session.quotas import Quotas
+from dspex.session.sessions import Wanted
+from dspex.session.store import Store
 from dspex.testing import InProcessRuntime
 
 HERE = Path(__file__).parent.parent
@@ -51,3 +58,27 @@ def test_increments_of_two_processes_are_all_counted(shared: str) -> None:
         adapter = runtime.adapter(tenant="t")
         assert adapter.session("shared").get("n") == 20
         assert [told.id for told in adapter.sessions()] == ["shared"]
+
+
+@pytest.mark.anyio
+async def test_of_many_at_once_one_makes_a_session(where: str) -> None:
+    """If this failed, a session could be counted twice, or a quota be overrun by those that come at once."""
+    store, defaults = Store(place_of(where)), {"ttl": None, "record": "all", "metadata": b"\x80", "lm": None}
+    await store.open()
+
+    async def make(name: str) -> bool | None:
+        wanted = Wanted("t", name, False, {}, defaults)
+        try:
+            made, _ = await store.write(lambda c: sessions.make_or_find(c, wanted, Quotas(100, 5), 1.0))
+        except SessionQuota:
+            return None
+        return made
+
+    try:
+        same = await asyncio.gather(*(make("same") for _ in range(20)))
+        assert sorted(map(str, same)) == ["False"] * 19 + ["True"]
+        others = await asyncio.gather(*(make(f"s{number}") for number in range(20)))
+        assert others.count(True) == 4
+        assert others.count(None) == 16
+    finally:
+        await store.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import json
 import math
 import threading
@@ -168,7 +168,7 @@ def test_values_come_back_as_they_were(adapter: dspex.DSPyAdapter) -> None:
     """If this failed, a session could keep less than a call can take."""
     session = adapter.session("s")
     values = {
-        "date": datetime.date(2026, 1, 2),
+        "date": dt.date(2026, 1, 2),
         "price": Decimal("1.10"),
         "bytes": b"\0\xff",
         "nested": {"a": [1, (2, 3), {4}, None, math.inf]},
@@ -243,8 +243,8 @@ def test_a_change_that_raises_changes_nothing(adapter: dspex.DSPyAdapter) -> Non
 
 def test_reset_empties_and_export_has_everything(adapter: dspex.DSPyAdapter) -> None:
     """If this failed, something would be left of a session that was emptied, or be missing in its export."""
-    session = adapter.session("s", metadata={"since": datetime.date(2026, 1, 2)})
-    session.set("when", datetime.date(2026, 1, 2))
+    session = adapter.session("s", metadata={"since": dt.date(2026, 1, 2)})
+    session.set("when", dt.date(2026, 1, 2))
     with ScriptedLM([{"reply": "Hello, Ada."}]) as lm:
         session.chat("I am Ada.", lm=lm)
     told = json.loads(json.dumps(session.export()))
@@ -278,7 +278,7 @@ def test_a_call_that_runs_keeps_its_session(runtime: InProcessRuntime, adapter: 
 
     def long(_: Any) -> dict[str, str]:
         _age(runtime, "s", 200)
-        runtime.portal.run(lambda: runtime.core.sessions._beat(), "-")
+        runtime.portal.run(runtime.core.sessions._beat, "-")
         return {"reply": "at last"}
 
     with ScriptedLM(long) as lm:
@@ -337,3 +337,33 @@ def test_a_handle_keeps_its_anonymous_session() -> None:
         runtime.portal.run(sessions._beat, "-")
         with pytest.raises(dspex.SessionExpired):
             session.info()
+
+
+def test_a_session_begun_anew_is_counted_once() -> None:
+    """If this failed, users who come back after their sessions have expired would use up the quota."""
+    with InProcessRuntime(settings=dspex.Settings(max_sessions_per_tenant=2)) as runtime:
+        adapter = runtime.adapter()
+        adapter.session("s", ttl=100)
+        for _ in range(3):
+            _age(runtime, "s", 200)
+            adapter.session("s", ttl=100)
+        adapter.session("t")
+        with pytest.raises(dspex.SessionQuota):
+            adapter.session("u")
+
+
+def test_a_use_does_not_cut_short_what_a_call_needs(
+    runtime: InProcessRuntime, adapter: dspex.DSPyAdapter
+) -> None:
+    """If this failed, setting a variable during a call would have the session end before the call."""
+    session = adapter.session("s", ttl=10)
+    seen: list[float] = []
+
+    def looks(_: Any) -> dict[str, str]:
+        session.set("a", 1)
+        seen.append((session.info().expires or 0.0) - time.time())
+        return {"reply": "?"}
+
+    with ScriptedLM(looks) as lm:
+        session.chat("?", lm=lm, timeout=1000)
+    assert seen[0] > 900

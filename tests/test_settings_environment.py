@@ -47,8 +47,14 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "a number": ("0.5", 0.5),
     "true or false": ("false", False),
     "a list of names": ("a, b.c,", ("a", "b.c")),
+    "a list of modules, each a name or a table with module": ("Predict, ReAct", ["Predict", "ReAct"]),
+    "text, or a table": ("a -> b", "a -> b"),
+    "a table of options by name": ('{"n": 2}', {"n": 2}),
+    "a list of tables": ('[{"a": 1}]', [{"a": 1}]),
+    "a list of import paths": ("a.b:c, d:e", ["a.b:c", "d:e"]),
 }
 PARTICULAR: dict[str, tuple[str, Any]] = {
+    "module": ("dspy.Predict", "dspy.Predict"),
     "isolation": ("call", "call"),
     "max_rss": ("4194304", 4194304),
 }
@@ -61,11 +67,13 @@ def test_each_option_has_its_variable(
     """A documented variable would do nothing."""
     text, value = PARTICULAR.get(path[-1]) or SAMPLES[wants]
     monkeypatch.setenv("DSPEX_LM__SOME__MODEL", "openai/x")
+    monkeypatch.setenv("DSPEX_PROGRAM__SOME__SIGNATURE", "question -> answer")
     monkeypatch.setenv(variable(path), text)
     settings = Settings()
     assert settings.ignored == ()
     assert settings.sources()[".".join(path)].origin == variable(path)
-    found: Any = {"lm": settings.lms, "pool": settings.pools}.get(path[0], settings)
+    tables: Any = {"lm": settings.lms, "pool": settings.pools, "program": settings.programs}
+    found: Any = tables.get(path[0], settings)
     for name in path[1:] or path:
         found = found[name] if isinstance(found, Mapping) else getattr(found, name)
     assert found == value

@@ -22,7 +22,7 @@ WRONG: dict[str, tuple[str | bytes, int | None, str]] = {
     "a slip": ("max_paylod = 1", 1, "there is no option 'max_paylod'; did you mean 'max_payload'?"),
     "a case": ("Max_Payload = 1", 1, "did you mean 'max_payload'?"),
     "nothing like it": ("# hm\n\nfrobnicate = 1", 3, "there is no option 'frobnicate'; known: default_lm, "),
-    "an unknown table": ("[program.x]\na = 1", 1, "there is no option 'program'; known: "),
+    "an unknown table": ("[recipe.x]\na = 1", 1, "there is no option 'recipe'; known: "),
     "a slip in a table": (
         "[pool.a]\nslots = 1\nwokers = 2",
         3,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dspex.adapter.capabilities import Capabilities
     from dspex.adapter.described import Described, DescribedField, DescribedOption
     from dspex.adapter.loaded import LoadedProgram
+    from dspex.adapter.named import NamedProgram
     from dspex.adapter.program import Program
     from dspex.adapter.response import Response, StageResult, Timing
     from dspex.adapter.runtime import Runtime
@@ -107,6 +108,7 @@ _HOMES = {
     "dspex.adapter.adapter": "DSPyAdapter",
     "dspex.adapter.capabilities": "Capabilities",
     "dspex.adapter.loaded": "LoadedProgram",
+    "dspex.adapter.named": "NamedProgram",
     "dspex.adapter.program": "Program",
     "dspex.adapter.described": "Described DescribedField DescribedOption",
     "dspex.adapter.response": "Response StageResult Timing",
@@ -190,6 +192,7 @@ __all__ = [
     "LocalModelProgress",
     "MCPServer",
     "ModuleNotFound",
+    "NamedProgram",
     "NotAllowed",
     "ParseError",
     "PayloadTooLarge",

@@ -42,6 +42,22 @@ class Service:
         """Set a variable."""
         await (await self._adapter.asession(session)).aset(name, value)
 
+    async def create(self, session: str, name: str) -> str:
+        """Make a program."""
+        opened = await self._adapter.asession(session)
+        program = await opened.acreate_program("question -> reply", name=name, instructions="version-one")
+        return str(program.id)
+
+    async def change(self, session: str, name: str, instructions: str) -> int:
+        """Make another version of a program."""
+        program = await (await self._adapter.asession(session)).aprogram(name)
+        return int(await program.achange(instructions=instructions))
+
+    async def execute(self, session: str, program: str, question: str) -> dict[str, Any]:
+        """Run a program."""
+        answer = await self._adapter.aexecute_program(program, {"question": question}, session_id=session)
+        return {"reply": answer.reply, "recorded": answer.recorded}
+
     async def largest_file(self, size: int | None) -> None:
         """Have no file that is written grow above a size, as on a full disk."""
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

@@ -100,6 +100,30 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_turn(where: str, provi
     assert heard(provider)[-1] == (["ask-1", "slow-2"], "ask-3")
 
 
+async def test_a_program_whose_worker_is_killed(where: str, provider: Provider) -> None:
+    """If this failed, a program would be lost with the worker that had it built."""
+    async with opened(where, provider) as runtime:
+        await back_to(runtime, WORKERS)
+        adapter = runtime.adapter(timeout=60.0)
+        session = await adapter.asession()
+        program = await session.acreate_program("question -> reply", instructions="of-the-program")
+        assert (await adapter.aexecute_program(program.id, {"question": "ask-1"})).reply == "ask-1"
+        for pid in pids(runtime):
+            os.kill(pid, signal.SIGKILL)
+        asking = asyncio.create_task(program.acall(question="slow-2"))
+        await asyncio.to_thread(until, lambda: provider.in_flight == 1, 60)
+        (pid,) = [one.pid for one in runtime.stats().pools["general"].workers if one.in_flight]
+        os.kill(pid, signal.SIGKILL)
+        answer = await asking
+        assert (answer.reply, answer.recorded) == ("slow-2", True)
+        turns = await session.aturns()
+    assert [(turn.number, turn.status, turn.program_id) for turn in turns] == [
+        (1, "ok", program.id),
+        (2, "ok", program.id),
+    ]
+    assert all("of-the-program" in str(request.body) for request in provider.requests)
+
+
 async def test_a_deadline_in_the_middle_of_a_turn(where: str, provider: Provider) -> None:
     """If this failed, a slow provider would block a session, or a turn that was not answered be history."""
     async with opened(where, provider) as runtime:

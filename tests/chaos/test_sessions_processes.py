@@ -115,3 +115,28 @@ def test_increments_of_two_processes(shared: str, start: Start) -> None:
     seen = [value for process, number in asked for value in process.result(number)]
     assert sorted(seen) == list(range(1, 21))
     assert look(shared, "s")[1] == {"count": 20}
+
+
+def test_a_program_goes_on_in_another_process(shared: str, provider: Provider, start: Start) -> None:
+    """If this failed, a restarted service would have lost its programs, or run an old version of one."""
+    first, second = start(), start()
+    program = first.do("create", session="s", name="answerer")
+    assert second.do("execute", session="s", program=program, question="ask-1")["reply"] == "ask-1"
+    assert "version-one" in str(provider.requests[-1].body)
+    assert first.do("change", session="s", name="answerer", instructions="version-two") == 2
+    assert second.do("execute", session="s", program=program, question="ask-2")["recorded"]
+    assert "version-two" in str(provider.requests[-1].body)
+    second.ask("execute", session="s", program=program, question="hold-3")
+    until(lambda: provider.in_flight == 1, 60)
+    for process in (first, second):
+        process.kill()
+    third = start()
+    assert third.do("execute", session="s", program=program, question="ask-4")["reply"] == "ask-4"
+    assert "version-two" in str(provider.requests[-1].body)
+    turns, _ = look(shared, "s")
+    assert [(turn.status, turn.program_id, turn.version) for turn in turns] == [
+        ("ok", program, 1),
+        ("ok", program, 2),
+        ("interrupted", program, 2),
+        ("ok", program, 2),
+    ]

@@ -9,14 +9,21 @@ from dspex.adapter.base import UNSET, Base, GivenSignature, Prompt, Sandbox, Uns
 from dspex.adapter.capabilities import Capabilities, found
 from dspex.adapter.described import Described, described
 from dspex.adapter.loaded import LoadedProgram
+from dspex.adapter.named import NamedProgram
 from dspex.adapter.programs import Programs
 from dspex.adapter.response import Response
 from dspex.adapter.sessions import Sessions
+from dspex.errors import ModuleNotFound
 from dspex.lm.named import configured
 from dspex.lm.profile import LM
+from dspex.program.catalogue import find
 from dspex.program.classes import named
+from dspex.program.importpath import is_path
 from dspex.program.saved import Given
+from dspex.program.suggest import nearest
+from dspex.runtime import named as programs
 from dspex.runtime.caller import Priority, caller
+from dspex.runtime.drafts import Draft
 
 if TYPE_CHECKING:
     from dspex.adapter.session.session import Session
@@ -24,6 +31,13 @@ if TYPE_CHECKING:
 
 def _with_arguments(how: dict[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     return how if arguments is None else {**how, "arguments": arguments}
+
+
+def _with_given(
+    how: dict[str, Any], arguments: Mapping[str, Any] | None, state: Given | None
+) -> dict[str, Any]:
+    given = {name: value for name, value in (("arguments", arguments), ("state", state)) if value is not None}
+    return {**how, **given}
 
 
 class DSPyAdapter(Sessions, Programs, Base):
@@ -184,23 +198,29 @@ class DSPyAdapter(Sessions, Programs, Base):
         arguments: Mapping[str, Any] | None = None,
         state: Given | None = None,
         **how: Any,
-    ) -> LoadedProgram:
+    ) -> LoadedProgram | NamedProgram:
         """A program to be called again and again, whose state may change meanwhile.
 
         It is built once in a worker before this returns, so that one which cannot be is known at once.
 
         Args:
-            module: As of ``generate``.
+            module: The name of a program of the settings (``"triage"``); or a module, as of ``generate``.
             arguments: What the constructor of a program of your own takes, by parameter name.
             state: The JSON file that ``module.save("x.json")`` wrote, or what ``module.dump_state()`` gives.
             **how: What else ``generate`` takes, for all its calls: ``signature``, ``lm``, ``timeout``,
-                ``tenant``, options of the module, ….
+                ``tenant``, options of the module, …. A program of the settings takes ``lm``, ``timeout``,
+                ``session``, ``tenant``, ``priority`` and ``debug``; the rest is in the settings.
 
         Raises:
+            ModuleNotFound: There is neither a program nor a module of that name.
             InvalidOption: The constructor has no such arguments, or the state is not of this program.
             DspexError: The program could not be built.
             RuntimeError: Called on the runtime's own event loop; await ``aprogram`` there.
         """
+        draft = self._named(module)
+        if draft is not None:
+            how = _with_given(how, arguments, state)
+            return self._take(NamedProgram(self, str(module), how)._load(draft), "aprogram")
         made = LoadedProgram(self, named(module), _with_arguments(how, arguments))
         made._load(state, "aprogram")
         return made
@@ -212,11 +232,38 @@ class DSPyAdapter(Sessions, Programs, Base):
         arguments: Mapping[str, Any] | None = None,
         state: Given | None = None,
         **how: Any,
-    ) -> LoadedProgram:
+    ) -> LoadedProgram | NamedProgram:
         """``program`` for event loops."""
+        draft = self._named(module)
+        if draft is not None:
+            how = _with_given(how, arguments, state)
+            return await self._atake(NamedProgram(self, str(module), how)._load(draft))
         made = LoadedProgram(self, named(module), _with_arguments(how, arguments))
         await made.aswap(state)
         return made
+
+    def _named(self, name: object) -> Draft | None:
+        """What the settings say of a program of that name; None where there is none.
+
+        Raises:
+            ModuleNotFound: It is no name of a program, of a module or of an import path.
+        """
+        if not isinstance(name, str) or is_path(name):
+            return None
+        settings = self._open.core.settings
+        draft = programs.draft(settings, name)
+        if draft is None and settings.programs:
+            try:
+                find(name)
+            except ModuleNotFound as error:
+                close = nearest(name, settings.programs)
+                hint = f"did you mean {close!r}?" if close else f"they are {', '.join(settings.programs)}"
+                raise ModuleNotFound(
+                    f"the settings have no program {name[:80]!a}; {hint} And there is no such module: "
+                    f"{error.message}",
+                    details={**error.details, "programs": list(settings.programs)},
+                ) from None
+        return draft
 
     # Descriptions
 

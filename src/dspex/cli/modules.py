@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -15,6 +15,7 @@ from dspex.cli.page import as_json, page, table
 from dspex.cli.show import problem
 from dspex.program.catalogue import MODULES, ModuleEntry, find
 from dspex.program.options import Option
+from dspex.runtime.named import listed
 
 #: Shown under ``dspex modules --help``.
 EXAMPLES = """\b
@@ -38,6 +39,8 @@ def modules(
 ) -> None:
     """Show the modules that calls can name, or one of them with its options.
 
+    The programs of the settings file are listed after them.
+
     Exit codes: 0 done, 2 there is no such module.
     """
     try:
@@ -46,12 +49,39 @@ def modules(
         problem(error, as_json=json)
         raise typer.Exit(_BAD_USAGE) from None
     if json:
-        as_json(facts(entry) if entry else [facts(entry) for entry in MODULES.values()])
+        as_json(facts(entry) if entry else [facts(entry) for entry in MODULES.values()] + _programs())
     elif entry:
         page(*_one(entry))
     else:
         rows = [(entry.name, _added(entry), entry.status, entry.summary) for entry in MODULES.values()]
-        page(table(("MODULE", "ADDS OUTPUTS", "STATUS", "WHAT IT IS FOR"), rows))
+        shown: list[RenderableType] = [table(("MODULE", "ADDS OUTPUTS", "STATUS", "WHAT IT IS FOR"), rows)]
+        if programs := _programs():
+            cells = [
+                (one["name"], ", ".join(one["modules"]), one["signature"] or "its own") for one in programs
+            ]
+            shown += [Text(), table(("PROGRAM", "MODULES", "SIGNATURE"), cells)]
+        page(*shown)
+
+
+def _programs() -> list[dict[str, Any]]:
+    """The programs of the settings; none where these are wrong, which other commands say."""
+    try:
+        settings = dspex.Settings()
+    except dspex.DspexError:
+        return []
+    return [
+        {
+            "name": name,
+            "modules": [str(one.get("module") if isinstance(one, Mapping) else one) for one in _stages(said)],
+            "signature": None if said.get("signature") is None else str(said["signature"]),
+            "status": "program",
+        }
+        for name, said in listed(settings)
+    ]
+
+
+def _stages(said: Mapping[str, Any]) -> list[Any]:
+    return list(said.get("modules") or [said.get("module") or "dspy.Predict"])
 
 
 def _one(entry: ModuleEntry) -> Iterator[RenderableType]:

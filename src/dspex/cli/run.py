@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import dspex
+from dspex.adapter.named import NamedProgram
 from dspex.cli.lms import choose, one_worker
 from dspex.cli.show import Progress, outputs, problem, summary
 from dspex.program.catalogue import find
@@ -38,6 +39,7 @@ Examples:
   dspex run ChainOfThought "question -> answer" "Why is the sky blue?" --lm openai/gpt-5-mini
   dspex run Predict "text, words: int -> summary" words=20 text="A long text ..."
   dspex run shop.support:Router "Where is my parcel?"
+  dspex run triage "My parcel is late."      # a program of the settings file: [program.triage]
   cat report.txt | dspex run Predict "report -> summary, topics: list[str]" - --json
 """
 
@@ -46,15 +48,15 @@ def run(
     module: Annotated[
         str,
         typer.Argument(
-            help="DSPy module, as `dspex modules` lists them, or 'package.module:Class' of your own, which "
-            "the settings have to allow."
+            help="DSPy module, as `dspex modules` lists them; 'package.module:Class' of your own, which "
+            "the settings have to allow; or a program of the settings file by its name."
         ),
     ],
     signature: Annotated[
         str | None,
         typer.Argument(
-            help="What goes in and what comes out: 'question -> answer'. A module of your own has none, and "
-            "the prompt follows at once."
+            help="What goes in and what comes out: 'question -> answer'. A module of your own, and a program "
+            "of the settings, have none, and the prompt follows at once."
         ),
     ] = None,
     arguments: Annotated[
@@ -121,7 +123,7 @@ def _ask(
     *,
     quiet: bool,
 ) -> dspex.Response:
-    own = is_path(module)
+    own, named = is_path(module), module in settings.programs
     # What can be refused is refused before a process or a model is started.
     if own:
         require_allowed(module, settings.allow_modules)
@@ -129,6 +131,8 @@ def _ask(
             arguments = [signature, *arguments]
         parsed = None
         prompt, inputs = None, dict[str, Any]()
+    elif named:
+        arguments = arguments if signature is None else [signature, *arguments]
     else:
         parsed = parse(_signature_of(module, signature))
         prompt, inputs = _inputs({field.name: field.type for field in parsed.inputs}, arguments)
@@ -137,6 +141,11 @@ def _ask(
         runtime = dspex.Runtime(lm, pools=one_worker(settings), settings=settings)
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
+            if named:
+                program = runtime.adapter(timeout=timeout).program(module)
+                assert isinstance(program, NamedProgram)
+                prompt, inputs = _inputs(program.inputs or {}, arguments, takes_any=program.inputs is None)
+                return program(prompt, **inputs)
             if own:
                 said = runtime.pool().execute("describe", {"module": module}, timeout=timeout)
                 types = {name: one["type"] for name, one in said["inputs"].items()}

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from dspex.errors import InvalidSignature
+from dspex.program.catalogue import find
 from dspex.program.document import Document, StageDocument
 from dspex.program.fieldtypes import HISTORY
 from dspex.program.importpath import is_path
@@ -15,14 +16,6 @@ from dspex.program.signature import Field, Signature, of, type_of
 
 #: What an input is called that has what the stage before gave.
 PREVIOUS = "previous_"
-# Outputs that modules add to those of their signature.
-_ADDED = {
-    "dspy.ChainOfThought": ("reasoning",),
-    "dspy.ReAct": ("reasoning",),
-    "dspy.ProgramOfThought": ("reasoning",),
-    "dspy.CodeAct": ("reasoning",),
-    "dspy.MultiChainComparison": ("rationale",),
-}
 
 
 def signature_of(document: Document, number: int, gave: Collection[str]) -> Signature | None:
@@ -70,7 +63,7 @@ def outputs_of(document: Document, number: int) -> list[str] | None:
     signature = document.signature if stage.signature is None else stage.signature
     assert signature is not None
     names = [field.name for field in signature.outputs]
-    return [name for name in _ADDED.get(stage.module, ()) if name not in names] + names
+    return [name for name in find(stage.module).adds_outputs if name not in names] + names
 
 
 def given(

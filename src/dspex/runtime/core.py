@@ -15,6 +15,7 @@ from dspex.pool.pool import LocalPool
 from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import ZygoteClient
 from dspex.program.installed import Catalogue
+from dspex.runtime import named
 from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
@@ -79,6 +80,7 @@ class Core:
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
+        named.check(self.settings)
         self.catalogue = Catalogue()
         self.storage = Storage(settings.store if store is None else store)
         self.sessions = Sessions(self.storage, lambda: self.settings, self.bus)
@@ -122,6 +124,7 @@ class Core:
         """
         settings = self.settings.reloaded()
         self._profiles(settings)
+        named.check(settings)
         return settings
 
     async def take_over(self, settings: Settings) -> None:

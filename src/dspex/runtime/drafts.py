@@ -10,13 +10,13 @@ import msgspec
 
 from dspex.errors import DspexError, InvalidInput, InvalidOption
 from dspex.program import forms, stages
+from dspex.program.catalogue import find
 from dspex.program.classes import named
 from dspex.program.document import Document, Made, Stage, StageDocument, names
 from dspex.program.importpath import is_path
 from dspex.program.saved import LONGEST, Saved
 from dspex.program.signature import Signature
 from dspex.program.spec import Demos
-from dspex.runtime.core import Core
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import specify
 from dspex.runtime.steps import Find, Steps
@@ -25,6 +25,7 @@ from dspex.wire.values import encode
 
 if TYPE_CHECKING:
     from dspex.lm.profile import LM
+    from dspex.runtime.core import Core
     from dspex.runtime.route import Found
 
 _MOST_STAGES = 32
@@ -147,6 +148,8 @@ def _whole(draft: Draft, first: Stage) -> Steps[Signature | None]:
 
 def _stage(core: Core, document: Document, stage: Stage, held: dict[str, Any]) -> Steps[StageDocument]:
     module, own = named(stage.module), stage.signature
+    if not is_path(module):
+        module = find(module).name
     if own is not None and forms.is_path(own):
         found: Found = yield Find(Question(signature=own))
         own = found.declared

@@ -62,7 +62,7 @@ def place_of(store: str | Path) -> Place:
         return Place(URL.create("sqlite", database=str(path)), path)
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # such as a port that is no number
         raise _refused("what is no URL") from None  # its text may hold a password
     backend = url.get_backend_name()
     if backend == "sqlite":

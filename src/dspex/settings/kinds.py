@@ -79,7 +79,13 @@ def kind_of(annotation: Any) -> Kind:
         members = typing.get_args(annotation)
         first = next(member for member in members if member is not types.NoneType)
         return replace(kind_of(first), optional=types.NoneType in members)
-    plain = {str: TEXT, bool: FLAG, int: WHOLE, float: NUMBER, Iterable[str]: NAMES}
+    plain = {
+        str: TEXT,
+        bool: FLAG,
+        int: WHOLE,
+        float: NUMBER,
+        Iterable[str]: NAMES,
+    }
     if typing.get_origin(annotation) is typing.Literal:
         return TEXT
     return plain[annotation]

@@ -14,6 +14,7 @@ import msgspec
 from dspex import checks
 from dspex.errors import DspexError, InvalidOption
 from dspex.settings.files import Document, shown
+from dspex.settings.programs import resolved
 from dspex.settings.secrets import is_reference, literals, masked
 from dspex.settings.shape import ROOT, Path, Table, dotted
 
@@ -98,7 +99,7 @@ class Layer:
         return found
 
     def names(self, kind: str) -> list[str]:
-        """The names of the tables of one kind (``"lm"``, ``"pool"``)."""
+        """The names of the tables of one kind (``"lm"``, ``"pool"``, ``"program"``)."""
         return [path[1] for path in self.origins if len(path) == 2 and path[0] == kind]
 
 
@@ -124,14 +125,20 @@ def of_file(document: Document) -> Layer:
     return layer
 
 
-def of_arguments(lms: Mapping[str, Any], pools: Mapping[str, Any]) -> Layer:
-    """What keyword arguments say of profiles and pools.
+def of_arguments(
+    lms: Mapping[str, Any], pools: Mapping[str, Any], programs: Mapping[str, Any] | None = None
+) -> Layer:
+    """What keyword arguments say of profiles, pools and programs.
 
     Raises:
         InvalidOption: They have an option that there is not, or a value of another kind.
     """
     layer = Layer()
-    for option, key, given in (("lms", "lm", lms), ("pools", "pool", pools)):
+    for option, key, given in (
+        ("lms", "lm", lms),
+        ("pools", "pool", pools),
+        ("programs", "program", programs or {}),
+    ):
         if not isinstance(given, Mapping):
             raise _no_table(option, given)
         _walk({key: given}, ROOT, (), lambda _: ARGUMENT, layer)
@@ -155,6 +162,9 @@ def _literal(path: Path) -> InvalidOption:
 
 def _resolve(layer: Layer, folder: File) -> None:
     """Make paths of a file go from its own directory on; a bare program name is looked up as ever."""
+    for name in layer.names("program"):
+        for key, value in resolved(layer.below(("program", name)), folder).items():
+            layer.values["program", name, key] = value
     for name in ("python", "local_model"):
         path = layer.values.get((name,))
         if path and (name == "local_model" or "/" in path):

@@ -18,6 +18,7 @@ from dspex.errors import InvalidOption
 from dspex.settings import environment, files
 from dspex.settings.layers import ARGUMENT, Layer, of_arguments, of_file
 from dspex.settings.options import PoolOptions, RuntimeOptions
+from dspex.settings.programs import check
 
 _log = logging.getLogger("dspex.settings")
 
@@ -30,6 +31,7 @@ class Loaded:
         options: The options that are in no table.
         lms: LM profiles by name.
         pools: Pools by name.
+        programs: Named programs.
         layer: All that was set, with where it came from.
         file: The file that was read.
         ignored: Variables and files that were passed over.
@@ -38,30 +40,42 @@ class Loaded:
     options: RuntimeOptions
     lms: Mapping[str, Mapping[str, Any]]
     pools: Mapping[str, PoolOptions]
+    programs: Mapping[str, Mapping[str, Any]]
     layer: Layer
     file: File | None
     ignored: tuple[str, ...]
 
 
-def load(given: Mapping[str, Any], lms: Mapping[str, Any], pools: Mapping[str, Any], file: Any) -> Loaded:
+def load(
+    given: Mapping[str, Any],
+    lms: Mapping[str, Any],
+    pools: Mapping[str, Any],
+    programs: Mapping[str, Any],
+    file: Any,
+) -> Loaded:
     """Read file and environment, and put the arguments over them.
 
     Args:
         given: The arguments that are in no table.
         lms: Profiles by name.
         pools: Options of pools by name.
+        programs: Options of named programs.
         file: The file to read, None to look for one, False for none.
 
     Raises:
         InvalidOption: Something is wrong in one of them.
     """
-    arguments = of_arguments(lms, pools)
+    arguments = of_arguments(lms, pools, programs)
     for name, value in given.items():
         arguments.values[name,] = value
         arguments.origins[name,] = ARGUMENT
     document, passed = _read(file)
     written = of_file(document) if document else Layer()
-    tables = [(kind, name) for kind in ("lm", "pool") for name in written.names(kind) + arguments.names(kind)]
+    tables = [
+        (kind, name)
+        for kind in ("lm", "pool", "program")
+        for name in written.names(kind) + arguments.names(kind)
+    ]
     layer, ignored = environment.of_environment(os.environ, tables)
     layer.add(written)
     layer.add(arguments)
@@ -70,6 +84,7 @@ def load(given: Mapping[str, Any], lms: Mapping[str, Any], pools: Mapping[str, A
         options=_checked(layer),
         lms={name: _profile(layer, name) for name in layer.names("lm")},
         pools=pools_of(layer, {}),
+        programs={name: _program(layer, name) for name in layer.names("program")},
         layer=layer,
         file=document.file if document else None,
         ignored=(*ignored, *map(str, passed)),
@@ -120,6 +135,15 @@ def _profile(layer: Layer, name: str) -> dict[str, Any]:
         wrong = InvalidOption("a profile needs a model, as in model = 'openai/gpt-5-mini'")
         raise layer.origin(table).blame(wrong, table)
     return options
+
+
+def _program(layer: Layer, name: str) -> dict[str, Any]:
+    table = ("program", name)
+    try:
+        return check(name, layer.below(table))
+    except InvalidOption as error:
+        path = (*table, error.details["option"])
+        raise layer.origin(path).blame(error, path) from None
 
 
 def _warn(ignored: Iterable[str], passed: Iterable[str]) -> None:

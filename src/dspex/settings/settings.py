@@ -74,11 +74,13 @@ class Settings:
         history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
+        programs: Named programs, each a mapping with the keys of ``[program.NAME]``.
         file: The settings file; False reads none.
 
     Attributes:
         lms: The profiles, each with the options that were set.
         pools: The pools that were named.
+        programs: The programs that were named, each with the options that were set.
         file: The file that was read, or None.
         ignored: What was passed over: variables that begin with ``DSPEX_`` and set no option, and files
             that are not trusted.
@@ -107,6 +109,7 @@ class Settings:
     history_tokens: int
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
+    programs: Mapping[str, Mapping[str, Any]] = field(hash=False)
     file: File | None = field(compare=False)
     ignored: tuple[str, ...] = field(compare=False)
     _layer: Layer = field(compare=False)
@@ -134,6 +137,7 @@ class Settings:
         history_tokens: int | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
+        programs: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         values = (
@@ -144,17 +148,27 @@ class Settings:
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms
         options_of_pools = {} if isinstance(pools, UnsetType) else pools
-        loaded = load(given, profiles, options_of_pools, file)
+        named = {} if isinstance(programs, UnsetType) else programs
+        loaded = load(given, profiles, options_of_pools, named, file)
         # As they were checked: what was given may be an iterator, which has nothing a second time.
         checked = {name: getattr(loaded.options, name) for name in given}
         fields: dict[str, Any] = {
             **{name: getattr(loaded.options, name) for name in _OPTIONS},
             "lms": MappingProxyType({name: MappingProxyType(lm) for name, lm in loaded.lms.items()}),
             "pools": MappingProxyType(loaded.pools),
+            "programs": MappingProxyType(
+                {name: MappingProxyType(options) for name, options in loaded.programs.items()}
+            ),
             "file": loaded.file,
             "ignored": loaded.ignored,
             "_layer": loaded.layer,
-            "_keywords": {**checked, "lms": profiles, "pools": options_of_pools, "file": file},
+            "_keywords": {
+                **checked,
+                "lms": profiles,
+                "pools": options_of_pools,
+                "programs": named,
+                "file": file,
+            },
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -175,7 +189,7 @@ class Settings:
         """
         paths = [(name,) for name in _OPTIONS]
         values: dict[tuple[str, ...], Any] = {path: getattr(self, path[0]) for path in paths}
-        values |= {path: value for path, value in self._layer.values.items() if path[0] == "lm"}
+        values |= {path: value for path, value in self._layer.values.items() if path[0] in ("lm", "program")}
         for name, options in self.pools.items():
             values |= {("pool", name, key): value for key, value in msgspec.structs.asdict(options).items()}
         return {
@@ -237,6 +251,9 @@ class Settings:
         shown: dict[str, Any] = {name: masked((name,), getattr(self, name)) for name in _OPTIONS}
         shown["lm"] = {name: masked(("lm", name), options) for name, options in self.lms.items()}
         shown["pool"] = {name: msgspec.structs.asdict(options) for name, options in self.pools.items()}
+        shown["program"] = {
+            name: masked(("program", name), dict(options)) for name, options in self.programs.items()
+        }
         return dict(msgspec.json.decode(msgspec.json.encode(shown, enc_hook=repr)))
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from dspex.settings.kinds import ANY, TEXT, Kind, kind_of
 from dspex.settings.options import LMOptions, PoolOptions, RuntimeOptions
+from dspex.settings.programs import KINDS
 from dspex.types import Limits, Retry
 
 #: The names of an option and of the tables that it is in, outermost first.
@@ -77,6 +78,7 @@ ROOT = Table(
         **_table(RuntimeOptions).keys,
         "lm": Table(others=_profile()),
         "pool": Table(others=_table(PoolOptions)),
+        "program": Table(others=Table(dict(KINDS))),
     }
 )
 
