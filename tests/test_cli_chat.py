@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import until
+from tests.processes import alive, descendants, until
 from tests.provider import Provider, Reply, Request, echo, fault, hanging
 from tests.shell import SCRIPT, environment
 from tests.terminals import Terminal
@@ -77,6 +78,35 @@ def test_a_failed_line_of_a_pipe_is_exit_code_1(provider: Provider, shell: dict[
     assert ran.stderr.startswith("lm_auth ")
     assert len(ran.stderr.splitlines()) == 1
     assert "canary-key" not in ran.stderr
+
+
+def test_bytes_that_are_no_text(provider: Provider, shell: dict[str, str]) -> None:
+    """If this failed, one odd byte in a file of questions would end all that come after it."""
+    ran = subprocess.run(
+        [*SCRIPT, *chat(provider)],
+        env=environment(**shell),
+        input=b"caf\xe9\nfine\n",
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.decode().splitlines() == ["caf\ufffd", "fine"]
+
+
+def test_a_terminal_that_is_closed(provider: Provider, shell: dict[str, str]) -> None:
+    """If this failed, closing a window in the middle of an answer would leave workers, and go on paying."""
+    with Terminal(*chat(provider), **shell) as terminal:
+        terminal.shows("Ctrl-D leaves\r\n> ")
+        family = descendants(terminal.process.pid)
+        assert family
+        terminal.type("take for ever\n")
+        until(lambda: provider.in_flight == 1, 60)
+        terminal.process.send_signal(signal.SIGHUP)
+        assert terminal.ends() == 129
+        assert "Traceback" not in terminal.seen
+    until(lambda: not any(alive(pid) for pid in family))
+    until(lambda: provider.in_flight == 0)
 
 
 def test_json_is_an_object_a_line(provider: Provider, shell: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ import dspex
 from dspex.adapter.session.conversation import CHAT
 from dspex.cli.chat.lines import Lines
 from dspex.cli.chat.talk import Asked, Talk
-from dspex.cli.chat.transcript import shown
+from dspex.cli.chat.transcript import said, shown
 from dspex.cli.lms import choose, one_worker
 from dspex.cli.run import USAGE
 from dspex.cli.show import Progress, problem
@@ -24,6 +24,7 @@ from dspex.cli.where import STORE_HELP, store_of
 from dspex.program.fieldtypes import HISTORY
 from dspex.program.signature import parse
 from dspex.program.spec import make
+from dspex.session.names import check
 
 _FAILED, _BAD_USAGE = 1, 2
 # Seconds that a conversation without a name is kept after its last turn.
@@ -91,6 +92,8 @@ def chat(
     """
     lines = Lines()
     try:
+        if session is not None:
+            check("a session's id", session)
         settings = dspex.Settings()
         chosen = choose(lm, base_url, api_key, settings)
         document = None if program is None else _read(program)
@@ -205,7 +208,7 @@ def _greet(talk: Talk, lines: Lines, where: str) -> None:
         last = earlier[-1]
         talk.tell(f"turn {last.number} was")
         talk.tell(f"> {shown(last.inputs)}")
-        talk.tell(shown(last.outputs) if last.outputs else last.status)
+        talk.tell(shown(last.outputs) if last.status == "ok" else said(last))
     talk.tell("/help lists commands, Ctrl-D leaves")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterable
 
@@ -19,6 +20,8 @@ class Lines:
     def __init__(self) -> None:
         self.typed = sys.stdin is not None and sys.stdin.isatty()
         self._shown = sys.stdout is not None and sys.stdout.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # what is no text is no reason to end
         if self.typed:
             _have_editing()
 

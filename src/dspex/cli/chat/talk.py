@@ -50,7 +50,9 @@ class Talk:
         self._asked = asked
         self._lines = lines
         self._json = as_json
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        # Words stay whole on a terminal; elsewhere a line is a line, however long.
+        self._console.soft_wrap = not self._console.is_terminal
 
     def tell(self, line: str) -> None:
         """Say something that is no answer."""
@@ -113,13 +115,12 @@ class Talk:
         try:
             with self._waiting():
                 response = self._answer(inputs)
+            self._show(response)
         except dspex.DspexError as error:
             self.failed = True
             self._trouble(error)
         except KeyboardInterrupt:
             self.tell("stopped")
-        else:
-            self._show(response)
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
