@@ -174,6 +174,11 @@ def test_code_runs(page: Path, tmp_path: Path, provider: Provider) -> None:
     run_page(page, tmp_path, provider)
 
 
+def test_the_tour_runs(tmp_path: Path, provider: Provider) -> None:
+    """If this failed, what the README shows of sessions and programs would not be so."""
+    run_page(ROOT / "README.md", tmp_path, provider)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", LOCAL, ids=name)

@@ -34,7 +34,7 @@ def reply(request: Request) -> Reply:
         return (
             fields(reasoning="Counted.", answer="168") if done else fields(reasoning="", generated_code=code)
         )
-    if "kettle" in said:
+    if "kettle" in said and "products" in said:
         products = [{"name": "kettle", "fault": "it leaks"}, {"name": "toaster"}]
         return fields(kind="complaint", urgent=True, products=products, summary="It leaks.")
     return echo()
@@ -158,6 +158,28 @@ def test_tools(provider: Provider) -> None:
         "order({'item': 'toaster', 'number': 5}): ok",
         "orders: [('toaster', 5)]",
     ]
+
+
+def test_sessions(provider: Provider) -> None:
+    """If this failed, a desk that was started anew would have forgotten its customers."""
+    output, _ = run_there("sessions.py", provider)
+    lines = output.splitlines()
+    assert lines[:3] == [
+        "ada (1): My kettle leaks.",
+        "bob (1): Do you sell toasters?",
+        "ada (2): What did I say was wrong?",
+    ]
+    assert [line.partition(",")[0] for line in lines[3:]] == ["ada: 2 answered", "bob: 1 answered"]
+
+
+def test_programs(provider: Provider) -> None:
+    """If this failed, nobody could see how a program of several stages is kept, changed and carried."""
+    output, _ = run_there("programs.py", provider)
+    first, second, third, fourth, fifth = output.splitlines()
+    assert first.endswith("Predict: topic, tone")
+    assert second.endswith("ChainOfThought: reasoning, answer")
+    assert (third, fourth) == ("now it is version 2", "back at version 1")
+    assert fifth.startswith("reply in elsewhere, version 1: ")
 
 
 def test_own_command(provider: Provider) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 
 import dspex
 from dspex.adapter.named import NamedProgram
+from dspex.cli.lms import choose, one_worker
 from dspex.cli.show import Progress, outputs, problem, summary
 from dspex.program.catalogue import find
 from dspex.program.importpath import is_path, require_allowed
@@ -22,7 +21,7 @@ from dspex.program.signature import parse
 from dspex.program.spec import make
 
 # What is wrong with the command line itself, and not with the call.
-_USAGE = (
+USAGE = (
     dspex.ModuleNotFound,
     dspex.InvalidSignature,
     dspex.InvalidInput,
@@ -102,11 +101,11 @@ def run(
     """
     try:
         settings = dspex.Settings()
-        chosen = _choose(lm, base_url, api_key, settings)
+        chosen = choose(lm, base_url, api_key, settings)
         response = _ask(module, signature, arguments or [], chosen, timeout, settings, quiet=as_json)
     except dspex.DspexError as error:
         problem(error, as_json=as_json)
-        raise typer.Exit(_BAD_USAGE if isinstance(error, _USAGE) else _FAILED) from None
+        raise typer.Exit(_BAD_USAGE if isinstance(error, USAGE) else _FAILED) from None
     if as_json:
         print(json.dumps(response.to_dict(), ensure_ascii=False))
     else:
@@ -139,7 +138,7 @@ def _ask(
         prompt, inputs = _inputs({field.name: field.type for field in parsed.inputs}, arguments)
         make(module, fill(parsed, prompt, inputs)[0])
     with Progress(quiet=quiet) as progress:
-        runtime = dspex.Runtime(lm, pools=_one_worker(settings), settings=settings)
+        runtime = dspex.Runtime(lm, pools=one_worker(settings), settings=settings)
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
             if named:
@@ -168,48 +167,6 @@ def _signature_of(module: str, signature: str | None) -> str:
     return signature
 
 
-def _one_worker(settings: dspex.Settings) -> dict[str, dspex.PoolOptions | None]:
-    """One question needs one worker, prepared as the settings say, and its companion, but no other pool."""
-    general = settings.pools.get("general", dspex.PoolOptions())
-    one = dspex.PoolOptions(workers=1, pass_env=general.pass_env, preload=general.preload)
-    return {**{name: None for name in settings.pools if name != one.isolated}, "general": one}
-
-
-def _choose(
-    lm: str | None, base_url: str | None, api_key: str | None, settings: dspex.Settings
-) -> dspex.LM | str | None:
-    """The LM asked for, else the environment's, else the file's, else the embedded one if it is installed.
-
-    Raises:
-        InvalidOption: The options do not make an LM.
-        UnknownProvider: It names a provider that is not known.
-    """
-    chosen = lm or os.environ.get("DSPEX_LM") or settings.default_lm
-    if not chosen:
-        if base_url or api_key:
-            raise dspex.InvalidOption(
-                "--base-url and --api-key need --lm, the model to ask for there: --lm openai/<model>",
-                details={"option": "lm"},
-            )
-        return dspex.LM("local") if find_spec("xllamacpp") is not None else None
-    if api_key is not None and not api_key.startswith(("env:", "file:", "keyring:")):
-        raise dspex.InvalidOption(
-            "a key on a command line can be read by everybody on this machine; put it in a variable and "
-            "pass --api-key env:NAME, or into a file: --api-key file:/path",
-            details={"option": "api_key"},
-        )
-    if base_url is None and api_key is None:
-        # The runtime reads the settings' default itself, and tells where it stands if it is wrong.
-        return lm or os.environ.get("DSPEX_LM")
-    if chosen in settings.lms:
-        raise dspex.InvalidOption(
-            f"--base-url and --api-key go with a model, and {chosen!r} is a profile with its own; name the "
-            "model with --lm",
-            details={"option": "lm"},
-        )
-    return dspex.LM(chosen, base_url=base_url, api_key=api_key)
-
-
 def _inputs(
     types: Mapping[str, str | None], arguments: list[str], *, takes_any: bool = False
 ) -> tuple[str | None, dict[str, Any]]:
@@ -228,7 +185,7 @@ def _inputs(
     for argument in arguments:
         named = _NAMED.fullmatch(argument)
         if named is not None and (named[1] in types or takes_any):
-            inputs[named[1]] = named[2] if types.get(named[1]) == "str" else _value(named[2])
+            inputs[named[1]] = named[2] if types.get(named[1]) == "str" else value_of(named[2])
         else:
             prompts.append(_standard_input() if argument == "-" else argument)
     if len(prompts) > 1:
@@ -240,7 +197,7 @@ def _inputs(
         )
     left = [name for name in types if name not in inputs]
     if prompts and len(left) == 1 and types[left[0]] != "str":
-        inputs[left[0]] = _value(prompts.pop())
+        inputs[left[0]] = value_of(prompts.pop())
     return (prompts[0] if prompts else None), inputs
 
 
@@ -250,7 +207,8 @@ def _standard_input() -> str:
     return sys.stdin.read()
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """What was typed for an input that is not text: JSON, else the text."""
     try:
         return json.loads(text)
     except ValueError:

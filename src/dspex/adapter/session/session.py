@@ -120,13 +120,7 @@ class Session(Variables, Programs, Conversation):
             return exported.everything(connection, self._tenant, self.id, now)
 
         found: Exported = yield OnLoop(lambda: self._read(work))
-        return {
-            "form": FORM,
-            "session": json_ready(found.info),
-            "variables": {name: json_ready(decode(value)) for name, value in found.variables.items()},
-            "programs": found.programs,
-            "turns": json_ready(found.turns),
-        }
+        return as_document(found)
 
     def _delete(self) -> Steps[None]:
         def work(connection: Connection) -> None:
@@ -136,3 +130,14 @@ class Session(Variables, Programs, Conversation):
 
         yield OnLoop(lambda: self._write(work))
         self._adapter._open.core.sessions.deleted(self._tenant, self.id)
+
+
+def as_document(found: Exported) -> dict[str, Any]:
+    """What a session has as JSON-ready data; see ``Session.export``."""
+    return {
+        "form": FORM,
+        "session": json_ready(found.info),
+        "variables": {name: json_ready(decode(value)) for name, value in found.variables.items()},
+        "programs": found.programs,
+        "turns": json_ready(found.turns),
+    }
