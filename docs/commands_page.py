@@ -38,6 +38,19 @@ _OWN_COMMANDS = {
         "The profile's name and its model. From then on the profile of that name, or without one the "
         "runtime's default, is this LM.",
     ),
+    "create_program": (
+        "`signature`, `modules`, `session_id`, `name`, `instructions`, `demos`, `lm`, `tools` (import paths), "
+        "`options`, `sandbox`",
+        "`program_id`, `session_id`, `name`, `version`.",
+    ),
+    "execute_program": ("`program_id`, `inputs` or `prompt`, `session_id`, `lm`", "The outputs, as a dict."),
+    "list_programs": ("`session_id`", "What `get_program_info` gives, of each program of the session."),
+    "get_program_info": (
+        "`program_id`, `session_id`",
+        "`id`, `name`, `session_id`, `version`, `versions`, `created`, `modules`, `signature`.",
+    ),
+    "delete_program": ("`program_id`, `session_id`", "`deleted`: its id."),
+    "cleanup_session": ("`session_id`", "`deleted`: its id. Nothing of the session is left."),
 }
 
 
@@ -57,6 +70,8 @@ def whole() -> str:
         "[Your own commands](../how-to/commands.md).",
         "## execute",
         described("pool.execute", bridge.Bridge.execute),
+        "## execute_in_session",
+        described("pool.execute_in_session", bridge.Bridge.execute_in_session),
         "## aexecute",
         described("pool.aexecute", bridge.Bridge.aexecute),
         "## Built-in commands",

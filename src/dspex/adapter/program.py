@@ -17,6 +17,7 @@ from dspex.program.export import exported
 from dspex.program.saved import Given
 from dspex.runtime import drafts
 from dspex.runtime.steps import Call, OnLoop, Steps
+from dspex.runtime.stored import info_of
 from dspex.session.records import ProgramInfo
 
 if TYPE_CHECKING:
@@ -295,19 +296,3 @@ class Program:
 
         yield OnLoop(lambda: self._core.sessions.write(work))
         self._core.programs.forget(self.id)
-
-
-def info_of(stored: Stored, session_id: str) -> ProgramInfo:
-    """What is known of a program."""
-    now = next(document for number, _, document in stored.versions if number == stored.version)
-    document = documents.decoded(now)
-    return ProgramInfo(
-        id=stored.id,
-        name=stored.name,
-        session_id=session_id,
-        version=stored.version,
-        versions=[number for number, _, _ in stored.versions],
-        created=stored.created,
-        modules=[stage.module for stage in document.stages],
-        signature=None if document.signature is None else document.signature.text,
-    )

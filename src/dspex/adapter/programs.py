@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from dspex.adapter.base import UNSET, Base, GivenSignature, Prompt, Sandbox, Unset
 from dspex.adapter.response import Response
-from dspex.errors import InvalidInput
 from dspex.lm.profile import LM
-from dspex.program import document as documents
-from dspex.program.document import Document, Made
+from dspex.program.document import Made
 from dspex.program.export import imported
 from dspex.program.saved import Given
-from dspex.runtime import drafts
+from dspex.runtime import drafts, stored
 from dspex.runtime.caller import Priority, caller
 from dspex.runtime.drafts import Draft
 from dspex.runtime.question import Question
-from dspex.runtime.stages import Ran, Stages
-from dspex.runtime.steps import OnLoop, Steps
-from dspex.runtime.turns import InSession, in_session
+from dspex.runtime.stages import Stages
+from dspex.runtime.steps import Steps
 from dspex.session.names import check
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from dspex.adapter.adapter import DSPyAdapter
     from dspex.adapter.program import Program
     from dspex.adapter.session.session import Session
-    from dspex.session.programs import Current
 
 
 class Programs(Base):
@@ -195,73 +188,33 @@ class Programs(Base):
         )
 
     def _create(self, draft: Draft, session: Session | str | None, name: str | None) -> Steps[Program]:
-        if name is not None:
-            check("a program's name", name)
         made = yield from drafts.make(self._open.core, draft)
         program: Program = yield from self._store(made, session, name)
         return program
 
     def _import(self, document: Any, session: Session | str | None, name: str | None) -> Steps[Program]:
         read, named = imported(document)
-        name = named if name is None else name
-        if name is not None:
-            check("a program's name", name)
         core = self._open.core
         made = yield from drafts.make(core, drafts.as_draft(core, read))
-        program: Program = yield from self._store(made, session, name)
+        program: Program = yield from self._store(made, session, named if name is None else name)
         return program
 
     def _store(self, made: Made, session: Session | str | None, name: str | None) -> Steps[Program]:
         from dspex.adapter.program import Program
 
-        core = self._open.core
-        tenant, session_id = yield from self._home(session)
-
-        async def stored() -> Current:
-            await core.sessions.begin()
-            from dspex.session import programs, sessions
-
-            program_id, encoded = sessions.new_id(), documents.encoded(made.document)
-
-            def work(connection: Connection) -> Current:
-                now = time.time()
-                programs.create(connection, tenant, session_id, program_id, name, encoded, now)
-                return programs.current(connection, tenant, program_id, None, now)
-
-            return await core.sessions.write(work)
-
-        current: Current = yield OnLoop(stored)
-        core.programs.hold(current.id, made.tools)
-        return Program(cast("DSPyAdapter", self), tenant, current)
-
-    def _home(self, session: Session | str | None) -> Steps[tuple[str, str]]:
-        """The tenant and the session that a program is to belong to."""
         core, tenant = self._open.core, self._tenant or ""
-        if session is None:
-            made: str = yield OnLoop(lambda: core.sessions.anonymous(tenant))
-            return tenant, made
-        if not isinstance(session, str):
-            return session.tenant or "", session.id
-        check("a session's id", session)
-        yield OnLoop(lambda: core.sessions.ensure(tenant, session))
-        return tenant, session
+        if name is not None:
+            check("a program's name", name)  # before a session is made for it
+        if session is None or isinstance(session, str):
+            session_id = yield from stored.home(core, tenant, session)
+        else:
+            tenant, session_id = session.tenant or "", session.id
+        current = yield from stored.store(core, tenant, session_id, made, name)
+        return Program(cast("DSPyAdapter", self), tenant, current)
 
     def _execute(self, program_id: str, session_id: str | None, question: Question) -> Steps[Response]:
         core, tenant = self._open.core, question.caller.tenant
-        if not isinstance(program_id, str):
-            raise InvalidInput(f"a program's id is text, not {type(program_id).__name__}")
-        found: tuple[Current, Document] = yield OnLoop(
-            lambda: core.programs.current(tenant, program_id, session_id)
-        )
-        current, document = found
-        made = core.programs.made(current.id, document)
-        stages = Stages(document, made.tools, core.models.references)
-        if current.anonymous:
-            ran: Ran = yield from stages.run(question, self._lm)
-        else:
-            place = InSession(tenant, current.session_id, current.id, current.version, self._lm)
-            whole = question.of_program(document.stages[-1].module, document.signature)
-            ran = yield from in_session(core, place, whole, stages.run)
+        ran, current = yield from stored.execute(core, tenant, program_id, session_id, question, self._lm)
         response = self._response(ran)
         response.program_version = current.version
         return response

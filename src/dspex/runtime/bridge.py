@@ -19,6 +19,11 @@ from dspex.runtime.core import Core
 from dspex.runtime.portal import Portal
 from dspex.runtime.question import Question, deadline_in
 from dspex.runtime.route import Found, Route
+from dspex.runtime.stages import single
+from dspex.runtime.steps import OnLoop, Steps, arun, run
+from dspex.runtime.store_commands import StoreCommands
+from dspex.runtime.turns import InSession, in_session
+from dspex.session.names import check
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
 
 _MODULE_COMMANDS = frozenset({"execute_module", "run"})
@@ -55,6 +60,7 @@ class Bridge:
         self._route = route
         self._name = name
         self._max_payload = core.settings.max_payload
+        self._store = StoreCommands(core)
 
     def execute(
         self,
@@ -69,8 +75,9 @@ class Bridge:
 
         Args:
             command: ``ping``, ``echo``, ``describe``, ``execute_module`` (also ``run``), ``get_stats``,
-                ``shutdown``, ``configure_lm``, or one that a module of yours registered with
-                ``@dspex.command``.
+                ``shutdown``, ``configure_lm``, ``create_program``, ``execute_program``, ``list_programs``,
+                ``get_program_info``, ``delete_program``, ``cleanup_session``, or one that a module of yours
+                registered with ``@dspex.command``.
             args: Its arguments by name. ``execute_module`` takes ``module``, ``signature``, ``inputs`` or
                 ``prompt``, ``options``, ``lm`` and ``tools`` (import paths), and returns the outputs.
                 ``configure_lm`` takes what ``LM`` takes, and the ``name`` of a profile; without one it is the
@@ -87,6 +94,9 @@ class Bridge:
             name, lm = _profile(args or {})
             return self._portal.run(lambda: self._configure(name, lm), "aexecute")
         whose = caller(tenant, priority)
+        if command in self._store:
+            taken = self._store.steps(command, args, deadline_in(timeout), whose)
+            return run(taken, self._portal, self._route, "aexecute")
         question = self._question(command, args, timeout, whose)
         if question is None:
             prepared = self._prepare(command, args, timeout, whose)
@@ -109,6 +119,9 @@ class Bridge:
             name, lm = _profile(args or {})
             return await self._portal.wait(lambda: self._configure(name, lm))
         whose = caller(tenant, priority)
+        if command in self._store:
+            taken = self._store.steps(command, args, deadline_in(timeout), whose)
+            return await arun(taken, self._portal, self._route)
         question = self._question(command, args, timeout, whose)
         if question is None:
             prepared = self._prepare(command, args, timeout, whose, on_loop=True)
@@ -116,6 +129,88 @@ class Bridge:
         if command == "describe":
             return _told(await self._route.afind(question))
         return (await self._route.aask(question)).outputs
+
+    # In a session
+
+    def execute_in_session(
+        self,
+        session_id: str,
+        command: str,
+        args: dict[str, Any] | None = None,
+        *,
+        timeout: float | None = 30.0,
+        tenant: str | None = None,
+        priority: Priority = "interactive",
+    ) -> Any:
+        """Run a command in a session, which is made if there is none, and lives on by it.
+
+        Commands about programs are about those of this session, ``execute_module`` is a turn of it, and
+        others run as they do without one: any worker serves any session.
+
+        Args:
+            session_id: The session.
+            command: As of ``execute``.
+            args: As of ``execute``.
+            timeout: As of ``execute``.
+            tenant: Whose session it is.
+            priority: As of ``execute``.
+
+        Raises:
+            SessionQuota: It would be one session too many.
+            DspexError: Whatever the call ended with.
+            RuntimeError: Called on the runtime's own event loop; await ``aexecute_in_session`` there.
+        """
+        whose = caller(tenant, priority)
+        taken = self._in_session(session_id, command, args, timeout, whose)
+        if taken is not None:
+            return run(taken, self._portal, self._route, "aexecute_in_session")
+        check("a session's id", session_id)
+        self._portal.run(lambda: self._core.sessions.ensure(whose.tenant, session_id), "aexecute_in_session")
+        return self.execute(command, args, timeout=timeout, tenant=tenant, priority=priority)
+
+    async def aexecute_in_session(
+        self,
+        session_id: str,
+        command: str,
+        args: dict[str, Any] | None = None,
+        *,
+        timeout: float | None = 30.0,
+        tenant: str | None = None,
+        priority: Priority = "interactive",
+    ) -> Any:
+        """``execute_in_session`` for event loops."""
+        whose = caller(tenant, priority)
+        taken = self._in_session(session_id, command, args, timeout, whose)
+        if taken is not None:
+            return await arun(taken, self._portal, self._route)
+        check("a session's id", session_id)
+        await self._portal.wait(lambda: self._core.sessions.ensure(whose.tenant, session_id))
+        return await self.aexecute(command, args, timeout=timeout, tenant=tenant, priority=priority)
+
+    def _in_session(
+        self,
+        session_id: str,
+        command: str,
+        args: dict[str, Any] | None,
+        timeout: float | None,
+        whose: Caller,
+    ) -> Steps[Any] | None:
+        """What a command does that knows sessions; None for others."""
+        deadline = deadline_in(timeout)
+        if command in self._store:
+            said = {**(args or {}), "session_id": session_id}
+            return self._store.steps(command, said, deadline, whose)
+        if command not in _MODULE_COMMANDS:
+            return None
+        check("a session's id", session_id)
+        question = _question(args or {}, deadline, whose)
+        return self._turn(session_id, question)
+
+    def _turn(self, session_id: str, question: Question) -> Steps[Any]:
+        tenant = question.caller.tenant
+        yield OnLoop(lambda: self._core.sessions.ensure(tenant, session_id))
+        ran = yield from in_session(self._core, InSession(tenant, session_id), question, single)
+        return ran.outputs
 
     @staticmethod
     def _question(

@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from dspex.adapter.program import Program, info_of
+from dspex.adapter.program import Program
 from dspex.adapter.session.base import Base
 from dspex.runtime.steps import OnLoop, Steps
+from dspex.runtime.stored import info_of
 from dspex.session.names import check
 
 if TYPE_CHECKING:
