@@ -39,8 +39,8 @@ _OWN_COMMANDS = {
         "runtime's default, is this LM.",
     ),
     "create_program": (
-        "`signature`, `modules`, `session_id`, `name`, `instructions`, `demos`, `lm`, `tools` (import paths), "
-        "`options`, `sandbox`",
+        "`signature`, `modules`, `session_id`, `name`, `instructions`, `demos`, `lm`, `options`, `sandbox`, "
+        "`tools` (import paths)",
         "`program_id`, `session_id`, `name`, `version`.",
     ),
     "execute_program": ("`program_id`, `inputs` or `prompt`, `session_id`, `lm`", "The outputs, as a dict."),

@@ -18,12 +18,19 @@ def alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """All that a process has started, directly or not, zombies left out."""
+    """All that a process has started, directly or not, zombies and the tests' own database left out."""
     try:
         found = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    return [child.pid for child in found if alive(child.pid)]
+    return [child.pid for child in found if alive(child.pid) and not _is_database(child)]
+
+
+def _is_database(process: psutil.Process) -> bool:
+    try:
+        return "postgres" in process.name()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -143,14 +143,15 @@ def test_a_neighbour_of_a_stuck_call_is_run_again(
         return echo() if held.is_set() else hanging()
 
     provider.reply = held_back
-    with ThreadPoolExecutor(4) as executor:
-        asked = [executor.submit(runtime.adapter().generate, f"n{n}") for n in range(2)]
-        until(lambda: provider.in_flight == 2)
+    with ThreadPoolExecutor(8) as executor:
+        # Of two both could be in the worker that has their program built already.
+        asked = [executor.submit(runtime.adapter().generate, f"n{n}") for n in range(4)]
+        until(lambda: provider.in_flight == 4)
         held.set()
         stuck = [executor.submit(runtime.pool("general").execute, "spin", {}, timeout=0.3) for _ in range(2)]
         for future in stuck:
             assert isinstance(future.exception(20), dspex.PythonTimeout)
-        assert [future.result(20).response for future in asked] == ["n0", "n1"]
+        assert [future.result(20).response for future in asked] == ["n0", "n1", "n2", "n3"]
     until(lambda: healthy(runtime, "general", 2))
 
 

@@ -56,7 +56,7 @@ def test_a_program_is_called_with_its_inputs(adapter: dspex.DSPyAdapter) -> None
     assert (got.size, got.question, got.program_version, program.version) == (3, "x", 1, 1)
     assert program("y").question == "y"
     assert asyncio.run(program.acall("z")).question == "z"
-    assert repr(program) == "Program('tests.learners:Sized', version=1)"
+    assert repr(program) == "LoadedProgram('tests.learners:Sized', version=1)"
     assert adapter.generate("x", module=learners.Sized, arguments={"size": 1}).program_version is None
     cot = adapter.program(dspy.ChainOfThought, signature="q, prompt -> a", temperature=0.5)
     assert cot(q="x", prompt="y").outputs.keys() == {"reasoning", "a"}
