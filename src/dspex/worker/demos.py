@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import dspy
+from dspy.utils.saving import get_dependency_versions
 
 from dspex.program.spec import ProgramSpec
 from dspex.wire.values import decode
@@ -31,4 +32,4 @@ def dumped(program: Any) -> dict[str, Any]:
         JSON-ready data.
     """
     state: dict[str, Any] = program.module.dump_state(json_mode=True)
-    return state
+    return {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
