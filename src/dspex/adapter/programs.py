@@ -195,7 +195,8 @@ class Programs(Base):
     def _import(self, document: Any, session: Session | str | None, name: str | None) -> Steps[Program]:
         read, named = imported(document)
         core = self._open.core
-        made = yield from drafts.make(core, drafts.as_draft(core, read))
+        drafts.check_lms(core, read.document)
+        made = yield from drafts.make(core, drafts.as_draft(read))
         program: Program = yield from self._store(made, session, named if name is None else name)
         return program
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dspex.errors import LMNotConfigured
+from dspex.errors import InvalidOption, LMNotConfigured
 from dspex.lm.profile import LM
 from dspex.lm.secrets import is_reference
 from dspex.types import Limits, LMReference, Retry
@@ -66,7 +66,7 @@ class References:
         if stored.name is not None:
             return stored.name
         if stored.options is not None:
-            return _made(stored.options)
+            return _checked(stored.options)
         with self._lock:
             lm = self._held.get(stored.held or "")
         if lm is None:
@@ -112,3 +112,10 @@ def _made(options: Mapping[str, Any]) -> LM:
     if "extraction_lm" in given:
         given["extraction_lm"] = _made(given["extraction_lm"])
     return LM(**given, **params)
+
+
+def _checked(options: Mapping[str, Any]) -> LM:
+    try:
+        return _made(options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidOption(f"it makes no LM: {error}", details={"option": "lm"}) from None

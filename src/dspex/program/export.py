@@ -68,7 +68,7 @@ def _signature(signature: Signature) -> Any:
         return (
             text if signature.instructions is None else {"text": text, "instructions": signature.instructions}
         )
-    return {"fields": msgspec.to_builtins(signature)}
+    return {"fields": msgspec.json.decode(msgspec.json.encode(signature))}
 
 
 def _lm(lm: LMReference) -> dict[str, Any]:

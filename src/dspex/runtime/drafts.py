@@ -21,7 +21,7 @@ from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import specify
 from dspex.runtime.steps import Find, Steps
 from dspex.types import LMReference
-from dspex.wire.values import encode
+from dspex.wire.values import decode, encode
 
 if TYPE_CHECKING:
     from dspex.lm.profile import LM
@@ -42,7 +42,7 @@ class Draft:
     modules: Any = ("dspy.Predict",)
     instructions: str | None = None
     demos: Sequence[Mapping[str, Any]] | None = None
-    lm: LM | str | None = None
+    lm: LM | LMReference | str | None = None
     tools: Sequence[Any] | None = None
     options: Mapping[str, Any] | None = None
     state: Any = None
@@ -65,7 +65,7 @@ def make(core: Core, draft: Draft) -> Steps[Made]:
                 details={"option": "instructions"},
             )
         whole = whole.with_instructions(draft.instructions)
-    document = Document(whole, (), None if draft.lm is None else core.models.stored(draft.lm))
+    document = Document(whole, (), _reference(core, draft.lm))
     held: dict[str, Any] = {}
     for number, stage in enumerate(listed):
         try:
@@ -171,10 +171,15 @@ def _stage(core: Core, document: Document, stage: Stage, held: dict[str, Any]) -
         _options(module, options),
         None if stage.tools is None else names(stage.tools, module, held),
         stage.sandbox,
-        None if stage.lm is None else core.models.stored(stage.lm),
+        _reference(core, stage.lm),
         b"" if stage.demos is None else _demos(stage.demos, None if is_path(module) else signature),
         saved.encoded if isinstance(saved, Saved) else b"",
     )
+
+
+def _reference(core: Core, lm: LM | LMReference | str | None) -> LMReference | None:
+    # One that is stored already stays as it is, for it may be of no use here.
+    return lm if lm is None or isinstance(lm, LMReference) else core.models.stored(lm)
 
 
 def _tried(core: Core, document: Document, number: int, held: dict[str, Any]) -> Steps[None]:
@@ -266,7 +271,7 @@ def changed(core: Core, before: Made, changes: Mapping[str, Any]) -> Steps[Made]
     known = [one.name for one in fields(Draft)]
     if not changes:
         raise InvalidOption(f"nothing to change; there are {', '.join(known)}")
-    old = as_draft(core, before)
+    old = as_draft(before)
     if "modules" not in changes:
         changes = _of_stages(old.modules, dict(changes))
     made: Made = yield from make(core, replace(old, **changes))
@@ -289,28 +294,32 @@ def _of_stages(listed: list[Stage], changes: dict[str, Any]) -> dict[str, Any]:
     return {**changes, "modules": stages_}
 
 
-def as_draft(core: Core, made: Made) -> Draft:
+def as_draft(made: Made) -> Draft:
     """What a caller would have to say to make this program."""
     document = made.document
-    references = core.models.references
-
-    def lm(stored: LMReference | None) -> LM | str | None:
-        return None if stored is None else references.found(stored)
-
-    listed = [_said(stage, made.tools, lm(stage.lm)) for stage in document.stages]
-    return Draft(document.signature, listed, lm=lm(document.lm))
+    listed = [_said(stage, made.tools) for stage in document.stages]
+    return Draft(document.signature, listed, lm=document.lm)
 
 
-def _said(stage: StageDocument, tools: Mapping[str, Any], lm: LM | str | None) -> Stage:
-    from dspex.wire.values import decode
+def check_lms(core: Core, document: Document) -> None:
+    """Refuse LMs of a document from elsewhere that are none here.
 
+    Raises:
+        InvalidOption: One is not known, or makes no LM.
+    """
+    for lm in (document.lm, *(stage.lm for stage in document.stages)):
+        if lm is not None:
+            core.models.find(core.models.references.found(lm))
+
+
+def _said(stage: StageDocument, tools: Mapping[str, Any]) -> Stage:
     options = decode(stage.options) if stage.options else {}
     return Stage(
         stage.module,
         stage.signature,
         options,
         None if stage.tools is None else [tools.get(tool, tool) for tool in stage.tools],
-        lm,
+        stage.lm,
         stage.sandbox,
         stage.instructions,
         decode(stage.demos) if stage.demos else None,

@@ -14,7 +14,7 @@ from dspex.lm.profile import LM
 from dspex.lm.reference import References
 from dspex.program import prompt, stages
 from dspex.program.document import Document, StageDocument
-from dspex.program.importpath import is_path
+from dspex.program.importpath import is_path, name_of
 from dspex.program.saved import Saved
 from dspex.program.spec import Demos
 from dspex.runtime.call import Answer
@@ -84,7 +84,7 @@ def single(question: Question, default: LM | str | None) -> Steps[Ran]:
         default: The LM when it names none.
     """
     answer: Answer = yield Ask(question.with_default(default))
-    return Ran((answer,), (question.module,), (answer.total,))
+    return Ran((answer,), (name_of(question.module),), (answer.total,))
 
 
 class Stages:

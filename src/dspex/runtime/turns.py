@@ -14,6 +14,7 @@ from dspex.errors import DspexError
 from dspex.lm.profile import LM
 from dspex.program import forms, prompt
 from dspex.program.fieldtypes import HISTORY
+from dspex.program.importpath import name_of
 from dspex.program.signature import Signature
 from dspex.runtime.core import Core
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
@@ -132,7 +133,7 @@ class _Turn:
             question.request_id,
             place.program_id,
             place.version,
-            question.module,
+            name_of(question.module),
             self._inputs,
             self._shape,
             now := time.time(),
