@@ -94,6 +94,9 @@ class Opened(NamedTuple):
 # Statements are made once: to make one takes longer than to run it.
 _NOW, _UNTIL = bindparam("b_now", type_=Double), bindparam("b_until", type_=Double)
 _LATER = sessions.c.ttl + _NOW
+_NEEDED = case((_LATER < _UNTIL, _UNTIL), else_=_LATER)
+# Another call that runs may need it for longer still. When one ends, it is the ``ttl`` that counts again.
+_OPENED = case((sessions.c.expires > _NEEDED, sessions.c.expires), else_=_NEEDED)
 _OPEN = (
     update(sessions)
     .where(
@@ -102,7 +105,7 @@ _OPEN = (
         sessions.c.ended.is_(False),
         or_(sessions.c.expires.is_(None), sessions.c.expires > _NOW),
     )
-    .values(turns=sessions.c.turns + 1, used=_NOW, expires=case((_LATER < _UNTIL, _UNTIL), else_=_LATER))
+    .values(turns=sessions.c.turns + 1, used=_NOW, expires=_OPENED)
     .returning(sessions.c.key, sessions.c.turns, sessions.c.record, sessions.c.lm)
 )
 _OPEN_LEASED = _OPEN.where(
