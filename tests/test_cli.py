@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,26 @@ def test_several_outputs_are_named(provider: Provider, environment: dict[str, st
         *lm(provider),
     )
     assert ran.stdout == "reasoning: As taught.\nanswer: Paris\nscore: 0.5\n"
+
+
+def test_a_program_of_the_settings(provider: Provider, environment: dict[str, str], tmp_path: Path) -> None:
+    """If this failed, what a deployment names could not be tried from a shell."""
+    (tmp_path / "dspex.toml").write_text(
+        """
+[program.triage]
+signature = "ticket, customer -> team"
+modules = ["ChainOfThought", {module = "Predict", signature = "team -> letter"}]
+"""
+    )
+    provider.reply = lambda _: fields(reasoning="As taught.", team="billing", letter="Dear all.")
+    settings = {**environment, "DSPEX_SETTINGS": str(tmp_path / "dspex.toml")}
+    ran = dspex(settings, "run", "triage", "I was charged twice", "customer=Kim", *lm(provider))
+    assert (ran.returncode, ran.stdout) == (0, "Dear all.\n"), ran.stderr
+    ran = dspex(settings, "run", "triage", "one", "two", *lm(provider))
+    assert ran.returncode == 2
+    assert "only one of these can be the prompt" in ran.stderr
+    ran = dspex(settings, "modules", "--json")
+    assert json.loads(ran.stdout)[-1]["name"] == "triage"
 
 
 def test_json(provider: Provider, environment: dict[str, str]) -> None:

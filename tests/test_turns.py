@@ -350,6 +350,7 @@ def test_insights_are_exact(runtime: InProcessRuntime) -> None:
     assert (found.turns, found.answered, found.failed) == (25, 20, 5)
     assert found.errors == {"lm_invalid_request": 5}
     assert found.usage == usage
+    assert found.tokens == usage.total_tokens
     assert found.p50 is not None
     assert found.slowest is not None
     assert 0 < found.p50 <= found.slowest <= found.seconds

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dspex.adapter.response import Response
+from dspex.adapter.versions import Version, Versions
 from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.saved import Given, Saved
@@ -17,14 +17,6 @@ from dspex.runtime.question import Question
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
-
-# What a version holds may have megabytes.
-_VERSIONS_KEPT = 8
-
-
-class _Version(NamedTuple):
-    number: int
-    state: Saved | None
 
 
 class LoadedProgram:
@@ -45,10 +37,7 @@ class LoadedProgram:
         self.module = module
         self._adapter = adapter
         self._how = how
-        self._lock = threading.Lock()
-        # Replaced as a whole, never changed: who reads it has one version.
-        self._versions: tuple[_Version, ...] = ()
-        self._made = 0
+        self._versions: Versions[Saved | None] = Versions()
 
     def __repr__(self) -> str:
         return f"LoadedProgram({self.module!r}, version={self.version})"
@@ -56,11 +45,7 @@ class LoadedProgram:
     @property
     def version(self) -> int:
         """Number of the version that a call made now runs with: 1 at first, one more with each swap."""
-        return self._current.number
-
-    @property
-    def _current(self) -> _Version:
-        return self._versions[-1]
+        return self._versions.current.number
 
     # Calls
 
@@ -74,24 +59,24 @@ class LoadedProgram:
         Raises:
             DspexError: As of ``adapter.generate``.
         """
-        version = self._current
+        version = self._versions.current
         response = self._adapter.generate(prompt, **self._call(version, inputs))
         response.program_version = version.number
         return response
 
     async def acall(self, prompt: Any = None, /, **inputs: Any) -> Response:
         """The same for event loops."""
-        version = self._current
+        version = self._versions.current
         response = await self._adapter.agenerate(prompt, **self._call(version, inputs))
         response.program_version = version.number
         return response
 
-    def _call(self, version: _Version, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _call(self, version: Version[Saved | None], inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **self._how,
             "module": self.module,
             "inputs": inputs,
-            "options": {**(self._how.get("options") or {}), "state": version.state},
+            "options": {**(self._how.get("options") or {}), "state": version.held},
         }
 
     # Versions
@@ -123,7 +108,7 @@ class LoadedProgram:
         saved = None if state is None else await asyncio.to_thread(runtime.states.read, state)
         question = self._asked(saved, **self._how)
         await self._adapter._route.abuild(question)
-        return self._switch(saved)
+        return self._versions.add(saved)
 
     def rollback(self) -> int:
         """Go back to the version before, of which the last eight are kept; no worker is asked.
@@ -134,18 +119,14 @@ class LoadedProgram:
         Raises:
             InvalidOption: There is none.
         """
-        with self._lock:
-            if len(self._versions) < 2:
-                raise InvalidOption(f"there is no version before {self.version} to go back to")
-            self._versions = self._versions[:-1]
-            return self.version
+        return self._versions.back()
 
     def _load(self, state: Given | None, twin: str) -> int:
         runtime = self._adapter._open
         saved = None if state is None else runtime.states.read(state)
         question = self._asked(saved, **self._how)
         self._adapter._route.build(question, twin)
-        return self._switch(saved)
+        return self._versions.add(saved)
 
     def _asked(
         self,
@@ -169,9 +150,3 @@ class LoadedProgram:
         return adapter._question(
             None, self.module, signature, None, lm, timeout, whose, given, tools, sandbox, debug
         )
-
-    def _switch(self, saved: Saved | None) -> int:
-        with self._lock:
-            self._made += 1
-            self._versions = (*self._versions, _Version(self._made, saved))[-_VERSIONS_KEPT:]
-            return self._made

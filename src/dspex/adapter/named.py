@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspex.adapter.base import UNSET, Unset
 from dspex.adapter.response import Response
+from dspex.adapter.versions import Versions
 from dspex.errors import DspexError, InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.document import Made
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
     from dspex.adapter.session.session import Session
 
-_VERSIONS_KEPT = 8
-
-
-class _Version(NamedTuple):
-    number: int
-    made: Made
-
 
 class NamedProgram:
     """A program of the settings; ``adapter.program("triage")`` gives one.
@@ -45,9 +38,7 @@ class NamedProgram:
         self.name = name
         self._adapter = adapter
         self._how = _How.of(name, how)
-        self._lock = threading.Lock()
-        self._versions: tuple[_Version, ...] = ()
-        self._made = 0
+        self._versions: Versions[Made] = Versions()
 
     def __repr__(self) -> str:
         return f"NamedProgram({self.name!r}, version={self.version})"
@@ -55,12 +46,12 @@ class NamedProgram:
     @property
     def version(self) -> int:
         """Number of the version that a call made now runs with: 1 at first, one more with each swap."""
-        return self._versions[-1].number
+        return self._versions.current.number
 
     @property
     def inputs(self) -> dict[str, str] | None:
         """Its inputs and their types; None of a program of your own, whose inputs are in its code."""
-        signature = self._versions[-1].made.document.signature
+        signature = self._versions.current.held.document.signature
         return None if signature is None else {field.name: field.type for field in signature.inputs}
 
     def __call__(self, prompt: Any = None, /, **inputs: Any) -> Response:
@@ -99,11 +90,7 @@ class NamedProgram:
         Raises:
             InvalidOption: There is none.
         """
-        with self._lock:
-            if len(self._versions) < 2:
-                raise InvalidOption(f"there is no version before {self.version} to go back to")
-            self._versions = self._versions[:-1]
-            return self.version
+        return self._versions.back()
 
     # Steps
 
@@ -115,25 +102,19 @@ class NamedProgram:
             raise core.settings.blame(error, "program", self.name) from None
         if len(made.document.stages) == 1:
             yield from self._adapter._dump(made)  # a worker sees whether it can be built
-        self._switch(made)
+        self._versions.add(made)
         return self
 
     def _swap(self, state: Given | None) -> Steps[int]:
-        before = self._versions[-1].made
+        before = self._versions.current.held
         made: Made = yield from drafts.changed(self._adapter._open.core, before, {"state": state})
         yield from self._adapter._dump(made)
-        return self._switch(made)
-
-    def _switch(self, made: Made) -> int:
-        with self._lock:
-            self._made += 1
-            self._versions = (*self._versions, _Version(self._made, made))[-_VERSIONS_KEPT:]
-            return self._made
+        return self._versions.add(made)
 
     def _run(self, prompt: Any, inputs: dict[str, Any]) -> Steps[Response]:
-        adapter, how, version = self._adapter, self._how, self._versions[-1]
-        document = version.made.document
-        stages = Stages(document, version.made.tools, adapter._open.core.models.references)
+        adapter, how, version = self._adapter, self._how, self._versions.current
+        document = version.held.document
+        stages = Stages(document, version.held.tools, adapter._open.core.models.references)
         question = Question(
             prompt,
             inputs=inputs,

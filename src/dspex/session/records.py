@@ -128,3 +128,8 @@ class Insights(msgspec.Struct, frozen=True):
     seconds: float
     p50: float | None
     slowest: float | None
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, sent and generated."""
+        return self.usage.total_tokens
