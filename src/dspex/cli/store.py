@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from dspex.cli.page import as_json
 from dspex.cli.show import problem
+from dspex.cli.where import store_of
 from dspex.errors import DspexError, InvalidOption
 from dspex.settings import Settings
 
@@ -46,7 +46,8 @@ _Store = Annotated[
         "--store",
         metavar="WHERE",
         help="A file, a database URL, or a reference to one such as env:DATABASE_URL, which keeps its "
-        "password out of the list of processes; else the settings' store.",
+        "password out of the list of processes. Default: the settings' store, else the file of your own in "
+        "which `dspex chat` keeps its sessions.",
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -120,8 +121,7 @@ async def _place(store: str | None) -> Any:
     from dspex.session.place import place_of
     from dspex.session.reference import resolved
 
-    named: str | Path = Settings().store if store is None else store
-    place = place_of(await resolved(named))
+    place = place_of(await resolved(store_of(store, Settings())))
     if not place.outlives:
         raise InvalidOption(
             "the store is this process's memory, which has no tables; name another: --store WHERE, or the "
