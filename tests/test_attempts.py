@@ -98,10 +98,11 @@ def test_they_ask_what_dspy_asks(case: Case, serving: tuple[Provider, dspex.Runt
         (dspex.Reward.exact_match("paris"), "The Paris."),
         (dspex.Reward.exact_match(["rome", "paris"], field="answer"), "The Paris."),
         (dspex.Reward.contains("LYON"), "Not Lyon, surely"),
+        ({"kind": "contains", "expected": "LYON"}, "Not Lyon, surely"),
         (dspex.Reward.json_schema({"type": "object", "required": ["city"]}), '{"city": 1}'),
         ("tests.rewarding:short", "The Paris."),
     ],
-    ids=["exact", "exact-any", "contains", "schema", "path"],
+    ids=["exact", "exact-any", "contains", "contains-json", "schema", "path"],
 )
 def test_rewards(reward: Any, expected: str, serving: tuple[Provider, dspex.Runtime]) -> None:
     """If this failed, a reward would not choose the attempt that it is for."""
@@ -117,6 +118,25 @@ def test_rewards(reward: Any, expected: str, serving: tuple[Provider, dspex.Runt
         '{"city": 1}',
     ]
     assert max(each["reward"] for each in got.trajectory) == 1.0
+
+
+@pytest.mark.parametrize(
+    "reward", [dspex.Reward.contains("paris"), "tests.rewarding:short"], ids=["in", "path"]
+)
+def test_a_stored_program_keeps_its_reward(reward: Any, serving: tuple[Provider, dspex.Runtime]) -> None:
+    """If this failed, BestOfN could not be stored, or would be stored without its examples."""
+    provider, runtime = serving
+    provider.requests.clear()
+    answers(provider, "Not Lyon, surely", "The Paris.")
+    program = runtime.adapter().create_program(
+        SIGNATURE,
+        modules=["BestOfN"],
+        options={"reward": reward, "N": 2},
+        demos=[{"question": "Where?", "answer": "Here."}],
+    )
+    assert program("Which city?").answer == "The Paris."
+    roles = [[message["role"] for message in one.body["messages"]] for one in provider.requests]
+    assert roles == [["system", "user", "assistant", "user"]] * 2
 
 
 def test_an_async_reward_is_awaited(serving: tuple[Provider, dspex.Runtime]) -> None:
@@ -194,6 +214,11 @@ def test_a_reward_that_fails_says_so(serving: tuple[Provider, dspex.Runtime]) ->
         ({"reward": half, "of": "Predikt"}, "option 'of' of dspy.BestOfN: unknown module 'Predikt'"),
         ({"reward": half, "max_iters": 3}, "dspy.BestOfN has no option 'max_iters'"),
         ({"reward": half, "of": "ReAct"}, "dspy.ReAct needs tools="),
+        ({"reward": {"kind": "caller"}}, "option 'reward' of dspy.BestOfN takes a function of"),
+        (
+            {"reward": {"kind": "contains", "text": "x"}},
+            "option 'reward' of dspy.BestOfN takes a function of",
+        ),
         ({"reward": "exact_match"}, "built in are dspex.Reward.exact_match("),
         ({"reward": dspex.Reward.contains("x", field="no")}, "the reward looks at 'no', which is no output"),
         ({"reward": dspex.Reward.json_schema({"type": "nonsense"})}, "the reward has no valid JSON Schema"),

@@ -33,6 +33,8 @@ def as_sent(value: Any) -> dict[str, Any]:
     """
     if isinstance(value, Reward):
         return _built_in(value)
+    if isinstance(value, dict):
+        return _built_in(_of_json(value))
     if isinstance(value, str):
         return {"kind": "path", "path": _path(value)}
     if callable(value) and not isinstance(value, type):
@@ -96,6 +98,16 @@ def _built_in(reward: Reward) -> dict[str, Any]:
     # Sorted, so that equal schemas are equal programs.
     expected = msgspec.json.decode(msgspec.json.encode(reward.expected, order="sorted"))
     return {"kind": reward.kind, "field": reward.field, "expected": expected}
+
+
+def _of_json(value: dict[Any, Any]) -> Reward:
+    """A built-in reward from its fields, as a stored program and a caller without Python have it."""
+    if not value.keys() <= set(Reward.__struct_fields__):
+        raise TypeError
+    try:
+        return msgspec.convert(value, Reward)
+    except msgspec.ValidationError:
+        raise TypeError from None
 
 
 def _path(text: str) -> str:
