@@ -11,7 +11,7 @@ import pytest
 
 import dspex
 from tests import signature_types as types
-from tests.provider import Provider, fields
+from tests.provider import Provider, fields, sequence
 
 PERSON = {
     "type": "object",
@@ -44,7 +44,7 @@ def serving() -> Iterator[tuple[Provider, dspex.Runtime]]:
         dspex.Runtime(
             lm=dspex.LM("openai/x", base_url=provider.base_url, retry=dspex.Retry(attempts=1)),
             pools={"general": dspex.PoolOptions(workers=1)},
-            settings=dspex.Settings(allow_modules=("tests.signature_types",)),
+            settings=dspex.Settings(allow_modules=("tests.signature_types", "tests.agent_tools")),
         ) as runtime,
     ):
         yield provider, runtime
@@ -157,6 +157,19 @@ def test_a_signature_by_path_takes_its_own_types_as_inputs(
     assert bridge.execute("execute_module", args)["stars"] == 3
     with pytest.raises(dspex.InvalidInput, match="would take for"):
         adapter.generate(signature="tests.signature_types:Sort", inputs={**inputs, "mail": MARK})
+
+
+def test_a_signature_and_a_tool_may_both_be_import_paths(
+    adapter: dspex.DSPyAdapter, provider: Provider
+) -> None:
+    """If this failed, a worker that loads a tool would not have loaded the signature."""
+    finish = fields(next_thought="Enough.", next_tool_name="finish", next_tool_args="{}")
+    invoice = fields(reasoning="So.", number="7", total="1.50", lines="[]")
+    provider.reply = sequence(finish, invoice)
+    got = adapter.generate(
+        "Bill 7", module="ReAct", signature="tests.signature_types:Invoice", tools=["tests.agent_tools:pid"]
+    )
+    assert (got.number, got.total) == ("7", decimal.Decimal("1.5"))
 
 
 def test_describe_tells_what_goes_in_and_comes_out(adapter: dspex.DSPyAdapter, provider: Provider) -> None:

@@ -67,9 +67,8 @@ class Programs:
         spec = _decode_spec(encoded)
         size = len(bytes(encoded))
         if not is_path(spec.module) and not imports(spec):
-            path = None if spec.signature is None else spec.signature.path
-            if path is not None:
-                await place.blocking(lambda: paths.load(path, allow_modules))
+            if spec.signature is not None and spec.signature.path is not None:
+                await place.blocking(lambda: _load_signature(spec, allow_modules))
             if spec.signature is not None and spec.signature.shapes:
                 # Classes for them may take longer than a loop should stand still.
                 await place.blocking(lambda: shapes_of(spec.declared))
@@ -90,7 +89,15 @@ class Programs:
 
 
 def _made(spec: ProgramSpec, allow_modules: list[str]) -> Runnable:
-    return make(spec, allow_modules) if is_path(spec.module) else _built(spec, allow_modules)
+    if is_path(spec.module):
+        return make(spec, allow_modules)
+    _load_signature(spec, allow_modules)
+    return _built(spec, allow_modules)
+
+
+def _load_signature(spec: ProgramSpec, allow_modules: list[str]) -> None:
+    if spec.signature is not None and spec.signature.path is not None:
+        paths.load(spec.signature.path, allow_modules)
 
 
 def _built(spec: ProgramSpec, allow_modules: list[str]) -> Runnable:
