@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,37 @@ def test_a_module_of_the_catalogue_takes_a_state(runtime: dspex.Runtime, provide
     with pytest.raises(dspex.InvalidOption, match="it lacks predict"):
         adapter.generate(
             "x", module="ChainOfThought", signature=signature, state=learned(dspy.Predict(signature))
+        )
+
+
+def test_modules_around_others_take_what_dspy_saved_of_them(
+    runtime: dspex.Runtime, provider: Provider
+) -> None:
+    """If this failed, an optimized BestOfN or MultiChainComparison could not be run."""
+    best = dspy.BestOfN(dspy.ChainOfThought("question -> answer"), N=1, reward_fn=len, threshold=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # DSPy's own code calls what it will drop
+        comparison = dspy.MultiChainComparison("question -> answer", M=2)
+    reward = dspex.Reward.contains("x")
+    for name, module, options in (
+        ("BestOfN", best, {"of": "ChainOfThought", "N": 1, "reward": reward}),
+        ("Refine", best, {"of": "ChainOfThought", "N": 1, "reward": reward}),
+        ("MultiChainComparison", comparison, {"M": 2}),
+    ):
+        provider.requests.clear()
+        state = learned(module)
+        got = runtime.adapter().generate(
+            "x", module=name, signature="question -> answer", state=state, options=options
+        )
+        assert got.answer
+        last = provider.requests[-1].body["messages"]
+        assert LEARNED in last[0]["content"]
+        assert [message["role"] for message in last] == ["system", "user", "assistant", "user"]
+        # Of the attempts of MultiChainComparison DSPy has saved nothing.
+        assert all(LEARNED not in str(one.body["messages"]) for one in provider.requests[:-1])
+    with pytest.raises(dspex.InvalidOption, match=r"predictors are module$"):
+        runtime.adapter().generate(
+            "x", module="BestOfN", signature="question -> answer", state=learned(best), reward=reward
         )
 
 

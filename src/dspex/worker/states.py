@@ -38,7 +38,10 @@ def load(name: str, module: Any, encoded: bytes) -> None:
     if _has_its_own(module):
         _call(name, module, saved)
         return
-    predictors = dict(module.named_parameters())
+    optional: frozenset[str] = getattr(type(module), "may_be_lacking", frozenset())
+    predictors = {
+        key: predictor for key, predictor in module.named_parameters() if key in saved or key not in optional
+    }
     _compare_names(name, predictors, saved)
     for predictor_name, predictor in predictors.items():
         part = saved[predictor_name]

@@ -48,6 +48,13 @@ class Best(dspy.Module):  # type: ignore[misc]
         self._threshold = threshold
         self._fail_count = fail_count
 
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """The predictors of the module that is tried, by the names that they have in DSPy's own."""
+        return [
+            ("module" if name == "self" else f"module.{name}", predictor)
+            for name, predictor in self._inner[0].module.named_parameters()
+        ]
+
     async def aforward(self, **inputs: Any) -> Any:
         """Try until the threshold is reached, and give the best attempt."""
         inner = self._inner[0]

@@ -22,7 +22,12 @@ class Comparison(dspy.MultiChainComparison):  # type: ignore[misc]
         signature: The signature.
         M: How many attempts.
         **config: Of the attempts and of the comparison.
+
+    Attributes:
+        may_be_lacking: Predictors that a saved state need not have: DSPy's module makes no attempts.
     """
+
+    may_be_lacking = frozenset({"attempt.predict"})
 
     def __init__(self, signature: Any, M: int = 3, **config: Any) -> None:  # noqa: N803 (as in DSPy)
         config.setdefault("temperature", _STOCK_TEMPERATURE)
