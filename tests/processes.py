@@ -23,10 +23,11 @@ def descendants(pid: int) -> list[int]:
         found = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    return [child.pid for child in found if alive(child.pid) and not _is_database(child)]
+    return [child.pid for child in found if alive(child.pid) and not is_database(child)]
 
 
-def _is_database(process: psutil.Process) -> bool:
+def is_database(process: psutil.Process) -> bool:
+    """Whether it is one of the server in which stores are tested."""
     try:
         return "postgres" in process.name()
     except psutil.NoSuchProcess:

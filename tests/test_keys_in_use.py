@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import dspex
-from tests.processes import until
+from tests.processes import descendants, until
 from tests.provider import Provider, Reply, Request, delayed, echo, fault
 
 pytestmark = pytest.mark.anyio
@@ -321,8 +321,8 @@ def test_a_key_is_found_nowhere_but_in_its_request(
         texts += [repr(caught.value), str(caught.value), json.dumps(caught.value.to_wire())]
         texts.append(repr(runtime.pool("general").execute("get_stats")))
         texts.append(repr(runtime.core.settings))
-        for process in psutil.Process().children(recursive=True):
-            proc = Path(f"/proc/{process.pid}")
+        for pid in descendants(os.getpid()):
+            proc = Path(f"/proc/{pid}")
             texts += [(proc / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")]
     gc.collect()
     texts += [caplog.text, *capfd.readouterr(), *events]
@@ -330,7 +330,7 @@ def test_a_key_is_found_nowhere_but_in_its_request(
     assert any(CANARY in text for text in sent)
     assert all(CANARY not in json.dumps(request.body) + request.path for request in provider.requests)
     assert [text for text in texts if CANARY in text] == []
-    until(lambda: not psutil.Process().children(recursive=True))
+    until(lambda: not descendants(os.getpid()))
 
 
 @pytest.mark.parametrize("way", ["LM", "settings", "configure", "configure_lm", "key"])

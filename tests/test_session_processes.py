@@ -17,6 +17,7 @@ from dspex.session.sessions import Wanted
 from dspex.session.store import Store
 from dspex.testing import InProcessRuntime
 
+pytestmark = pytest.mark.chaos  # processes take seconds to start
 HERE = Path(__file__).parent.parent
 
 

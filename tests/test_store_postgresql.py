@@ -53,6 +53,7 @@ def _names(connection: Connection) -> list[str]:
     return list(connection.scalars(text("SELECT id FROM dspex_owners ORDER BY id")))
 
 
+@pytest.mark.chaos
 async def test_a_server_that_was_started_again(own: Server, fragile: Store) -> None:
     """If this failed, a restart of the server would cost a call for each connection, or all of them."""
     await asyncio.gather(*(fragile.write(_put(f"a{number:02}")) for number in range(20)))
@@ -69,6 +70,7 @@ async def test_a_server_that_was_started_again(own: Server, fragile: Store) -> N
     assert {len(found) for found in names} == {40}, "connections of before are not a caller's affair"
 
 
+@pytest.mark.chaos
 async def test_a_server_that_stands_still(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this failed, a machine that is lost to the network would hold calls for as long as TCP does."""
     monkeypatch.setattr(backend, "_WORK", 1.0)

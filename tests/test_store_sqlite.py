@@ -202,3 +202,17 @@ async def test_an_old_sqlite_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     with pytest.raises(dspex.StoreError, match="too old"):
         await Store(place_of(tmp_path / "a.db")).open()
+
+
+def test_a_program_that_just_ends_leaves_a_whole_file(tmp_path: Path) -> None:
+    """If this failed, a script that closes nothing would leave what it wrote in files beside the store."""
+    script = (
+        "import sys; from dspex.testing import InProcessRuntime\n"
+        "runtime = InProcessRuntime(store=sys.argv[1]).open()\n"
+        "runtime.adapter().session('s').set('a', 1)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "x.db")], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.db"]

@@ -365,3 +365,34 @@ def test_nothing_is_undone_where_nothing_was_said(session: dspex.Session) -> Non
     assert session.undo() is None
     assert session.insights().cost is None or session.insights().cost == 0
     until(lambda: session.turns() == [])
+
+
+@pytest.mark.anyio
+async def test_the_twin_is_named_on_the_runtimes_own_loop(lm: ScriptedLM) -> None:
+    """If this failed, one who forgets the await would not be told what to write instead."""
+    async with InProcessRuntime(lm) as runtime:
+        adapter = runtime.adapter()
+        session = await adapter.asession()
+        program = await session.acreate_program("q -> a")
+        calls: dict[str, Callable[[], Any]] = {
+            "asession": adapter.session,
+            "asessions": adapter.sessions,
+            "aget": lambda: session.get("x"),
+            "aset": lambda: session.set("x", 1),
+            "aupdate": lambda: session.update("x", str),
+            "achat": lambda: session.chat("x"),
+            "aturns": session.turns,
+            "ainsights": session.insights,
+            "aexport": session.export,
+            "adelete": session.delete,
+            "acreate_program": lambda: session.create_program("q -> a"),
+            "aexecute_program": lambda: adapter.execute_program(program.id, {"q": "x"}),
+            "acall": lambda: program("x"),
+            "achange": lambda: program.change(instructions="x"),
+            "arollback": lambda: program.rollback(1),
+            "aprogram": lambda: session.program(program.id),
+        }
+        for twin, call in calls.items():
+            with pytest.raises(RuntimeError, match=rf"await {twin}\("):
+                call()
+        assert (await program.acall("x")).a == "to x"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psutil
 
 import dspex
+from tests.processes import is_database
 
 MB = 1e6
 
@@ -24,7 +25,8 @@ class Figures:
         descriptors: Open ones.
         threads: Its threads.
         rss: Resident memory in megabytes.
-        children: Processes that it has started, directly or not, zombies included.
+        children: Processes that it has started, directly or not, zombies included, and the tests' own
+            database left out.
         zombies: Those of them that are dead and not buried.
     """
 
@@ -38,7 +40,7 @@ class Figures:
 def figures(pid: int | None = None) -> Figures:
     """Those of a process; of this one when none is named."""
     process = psutil.Process(pid or os.getpid())
-    children = process.children(recursive=True)
+    children = [child for child in process.children(recursive=True) if not is_database(child)]
     return Figures(
         process.num_fds(),
         process.num_threads(),
@@ -53,6 +55,12 @@ def _is_zombie(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def at_work(runtime: dspex.Runtime) -> list[int]:
+    """Of the workers that run calls, in whatever pool: one that was suspected runs alone."""
+    pools = runtime.stats().pools.values()
+    return [worker.pid for pool in pools for worker in pool.workers if worker.in_flight]
 
 
 def pids(runtime: dspex.Runtime, pool: str = "general") -> list[int]:

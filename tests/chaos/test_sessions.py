@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import dspex
-from tests.chaos.figures import back_to, pids
+from tests.chaos.figures import at_work, back_to, pids
 from tests.chaos.session_process import Process
 from tests.chaos.talks import heard, reply
 from tests.processes import until
@@ -88,7 +88,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_turn(where: str, provi
             os.kill(pid, signal.SIGKILL)
         asking = asyncio.create_task(session.achat("slow-2"))
         await asyncio.to_thread(until, lambda: provider.in_flight == 1, 60)
-        (pid,) = [one.pid for one in runtime.stats().pools["general"].workers if one.in_flight]
+        (pid,) = at_work(runtime)
         os.kill(pid, signal.SIGKILL)
         answer = await asking
         assert (answer.reply, answer.recorded) == ("slow-2", True)
@@ -112,7 +112,7 @@ async def test_a_program_whose_worker_is_killed(where: str, provider: Provider) 
             os.kill(pid, signal.SIGKILL)
         asking = asyncio.create_task(program.acall(question="slow-2"))
         await asyncio.to_thread(until, lambda: provider.in_flight == 1, 60)
-        (pid,) = [one.pid for one in runtime.stats().pools["general"].workers if one.in_flight]
+        (pid,) = at_work(runtime)
         os.kill(pid, signal.SIGKILL)
         answer = await asking
         assert (answer.reply, answer.recorded) == ("slow-2", True)

@@ -59,6 +59,7 @@ class LoadedProgram:
         Raises:
             DspexError: As of ``adapter.generate``.
         """
+        self._adapter._open.portal.refuse_loop("acall")
         version = self._versions.current
         response = self._adapter.generate(prompt, **self._call(version, inputs))
         response.program_version = version.number

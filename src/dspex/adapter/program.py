@@ -70,6 +70,7 @@ class Program:
             SessionExpired: Its session was not used for longer than its ``ttl``.
             DspexError: As of ``adapter.generate``.
         """
+        self._adapter._open.portal.refuse_loop("acall")
         return self._heard(
             self._adapter.execute_program(self.id, inputs, prompt=prompt, tenant=self._tenant or None)
         )

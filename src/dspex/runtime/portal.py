@@ -99,6 +99,20 @@ class Portal:
         with contextlib.suppress(RuntimeError):  # it is closed
             loop.call_soon_threadsafe(begin)
 
+    def refuse_loop(self, twin: str) -> None:
+        """Refuse to wait on the runtime's own loop.
+
+        Args:
+            twin: What has to be awaited there instead.
+
+        Raises:
+            RuntimeError: This is that loop's thread.
+        """
+        if _running_loop() is self._home():
+            raise RuntimeError(
+                f"this would block the event loop that the runtime lives on: `await {twin}(...)`"
+            )
+
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], twin: str) -> T:
         """Run a coroutine on the runtime's loop and wait for it, from a thread without that loop.
 
@@ -107,10 +121,7 @@ class Portal:
         Raises:
             RuntimeError: Called on the runtime's own loop, which would wait for itself.
         """
-        if _running_loop() is self._home():
-            raise RuntimeError(
-                f"this would block the event loop that the runtime lives on: `await {twin}(...)`"
-            )
+        self.refuse_loop(twin)
         call = self._submit(work)
         try:
             return _result(call)

@@ -84,7 +84,9 @@ class Works:
         self._stopped = True
         if self._thread is not None:
             self._waiting.put(None)
-            await asyncio.to_thread(self._thread.join)
+            # Looked at again and again: at the interpreter's exit there are no new threads to join in.
+            while self._thread.is_alive():  # noqa: ASYNC110 (a thread sets no event of a loop)
+                await asyncio.sleep(0.002)
 
     def abandon(self) -> None:
         """In a process that was forked: forget the thread, which was not brought along.

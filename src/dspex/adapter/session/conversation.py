@@ -43,6 +43,7 @@ class Conversation(Base):
             StoreError: The turn could not be opened; no LM was asked.
             RuntimeError: Called on the runtime's own event loop; await ``achat`` there.
         """
+        self._adapter._open.portal.refuse_loop("achat")
         return self._adapter.generate(message, **self._talk(signature, how))
 
     async def achat(self, message: Any, *, signature: Any = CHAT, **how: Any) -> Response:
