@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 import dspex
+from tests import signature_types as types
 
 
 class Sized(dspy.Module):  # type: ignore[misc]
@@ -146,3 +147,27 @@ def made_here() -> type[dspy.Module]:
 
 #: One whose name is not what it calls itself.
 Renamed = type("Original", (Sized,), {"__module__": __name__, "__doc__": "Has another name."})
+
+
+class Ordering(dspy.Module):  # type: ignore[misc]
+    """Uses the classes that its parameters are annotated with.
+
+    Args:
+        color: A member of an enum.
+    """
+
+    def __init__(self, color: types.Color = types.Color.RED) -> None:
+        super().__init__()
+        self.color = color
+
+    def forward(
+        self, order: types.Order, points: list[types.Point] | None = None, level: types.Level | None = None
+    ) -> Any:
+        """No request."""
+        return dspy.Prediction(
+            color=self.color.name,
+            total=sum(line.price for line in order.lines),
+            xs=[point.x for point in points or ()],
+            level=None if level is None else level.name,
+            order=order,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import decimal
 from typing import Any
 
 import dspy
@@ -12,6 +13,7 @@ import pytest
 import dspex
 from dspex.program.classes import named
 from tests import learners
+from tests import signature_types as types
 from tests.provider import Provider, Reply, echo, fault, text
 from tests.user_runtime import provider, runtime, serving
 
@@ -66,6 +68,26 @@ def test_arguments_are_checked_before_anything_is_made(
     assert said in caught.value.message
     assert caught.value.details.items() >= details.items()
     assert caught.value.request_id
+
+
+def test_models_dataclasses_and_enums_arrive_as_what_they_are(runtime: dspex.Runtime) -> None:
+    """If this failed, a forward with ``order: Order`` would get a dict, and fail where it works in DSPy."""
+    line = {"itemNumber": "k1", "price": "1.50", "day": "2024-01-02", "tags": ["a"]}
+    order = types.Order(lines=[types.Line.model_validate(line)], notes={"n": types.Line.model_validate(line)})
+    given = {"order": order, "points": [types.Point(1), types.Point(2)], "level": types.Level.HIGH}
+    got = ask(runtime, "Ordering", inputs=given, arguments={"color": types.Color.BLUE})
+    assert got.outputs == {
+        "color": "BLUE", "total": decimal.Decimal("1.50"), "xs": [1, 2], "level": "HIGH", "order": order,
+    }  # fmt: skip
+    got = ask(
+        runtime, "Ordering", inputs={"order": {"lines": [line]}, "level": 1}, arguments={"color": "red"}
+    )
+    assert (got.color, got.level, got.order["lines"][0]["sku"]) == ("RED", "LOW", "k1")
+    with pytest.raises(dspex.InvalidInput, match="has to be Order") as caught:
+        ask(runtime, "Ordering", inputs={"order": {"lines": [{}]}})
+    assert caught.value.details["field"] == "order"
+    with pytest.raises(dspex.InvalidOption, match="the argument 'color' has to be Color"):
+        ask(runtime, "Ordering", inputs={"order": {"lines": []}}, arguments={"color": "green"})
 
 
 def test_arguments_that_cannot_be_sent_are_refused_here(runtime: dspex.Runtime) -> None:

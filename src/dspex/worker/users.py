@@ -23,6 +23,7 @@ from dspex.program.suggest import nearest
 from dspex.types import ModuleTraits
 from dspex.wire.values import decode
 from dspex.worker import faults, states
+from dspex.worker.records import Record, record_of
 from dspex.worker.validate import convert, refuse_text
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -38,6 +39,7 @@ class UserProgram:
         blocking: Whether it has no ``aforward``, which is otherwise what runs.
         parameters: Its parameters by name.
         types: The spelling and the type of each parameter whose type is a simple one.
+        records: The types of parameters that are made of classes of the user's.
         takes_any: Whether it takes inputs by any other name.
     """
 
@@ -46,6 +48,7 @@ class UserProgram:
     blocking: bool
     parameters: dict[str, inspect.Parameter]
     types: dict[str, tuple[str, Any]]
+    records: dict[str, Record]
     takes_any: bool
 
     def check(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +72,8 @@ class UserProgram:
             refuse_text(name, value)
             if name in self.types and type(value) is not self.types[name][1]:
                 checked[name] = convert(name, *self.types[name], value)
+            elif name in self.records:
+                checked[name] = self.records[name].made(name, value)
             else:
                 checked[name] = value
         return checked
@@ -114,7 +119,8 @@ def make(spec: ProgramSpec, allow_modules: list[str]) -> UserProgram:
         states.load(path, module, spec.state)
     simple = {name: spelling for name, spelling in _spellings(function, parameters).items() if spelling}
     resolved = {name: (spelling, resolve(spelling)) for name, spelling in simple.items()}
-    return UserProgram(path, module, not is_async, parameters, resolved, takes_any)
+    records = _records(function, parameters)
+    return UserProgram(path, module, not is_async, parameters, resolved, records, takes_any)
 
 
 def describe(path: str, allow_modules: list[str]) -> dict[str, Any]:
@@ -246,13 +252,16 @@ def _arguments(path: str, found: Any, encoded: bytes) -> dict[str, Any]:
     described.check_arguments(
         path, [(name, _is_required(one)) for name, one in parameters.items()], given, takes_any=takes_any
     )
-    spellings = _spellings(constructor, parameters)
+    spellings, records = _spellings(constructor, parameters), _records(constructor, parameters)
     checked = {}
     for name, value in given.items():
         spelling = spellings.get(name)
         try:
             refuse_text(name, value)
-            checked[name] = convert(name, spelling, resolve(spelling), value) if spelling else value
+            if spelling:
+                checked[name] = convert(name, spelling, resolve(spelling), value)
+            else:
+                checked[name] = records[name].made(name, value) if name in records else value
         except InvalidInput as refusal:
             reason = refusal.message.replace("the input", "the argument", 1)
             raise InvalidOption(
@@ -277,11 +286,22 @@ def _spellings(
     function: Callable[..., Any], parameters: dict[str, inspect.Parameter]
 ) -> dict[str, str | None]:
     """The type of each parameter as a signature would spell it; None where it could not."""
-    try:
-        hints = typing.get_type_hints(inspect.unwrap(function))
-    except Exception:  # noqa: BLE001 (a name that is only there for a type checker, or worse)
-        hints = {}
+    hints = _hints(function)
     return {name: _simple(hints[name]) if name in hints else None for name in parameters}
+
+
+def _records(function: Callable[..., Any], parameters: dict[str, inspect.Parameter]) -> dict[str, Record]:
+    """The types of those parameters that are models, dataclasses or enums, or made of some."""
+    hints = _hints(function)
+    found = {name: record_of(hints[name]) for name in parameters if name in hints}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(inspect.unwrap(function))
+    except Exception:  # noqa: BLE001 (a name that is only there for a type checker, or worse)
+        return {}
 
 
 def _simple(annotation: Any) -> str | None:

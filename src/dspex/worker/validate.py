@@ -86,12 +86,12 @@ def convert(name: str, spelling: str, annotation: Any, value: Any) -> Any:
         return adapter.validate_python(value)
     except (pydantic.ValidationError, TypeError) as error:
         if not _has_json_form(value):
-            raise _ill_typed(name, spelling, value, error) from None
+            raise ill_typed(name, spelling, value, error) from None
         try:
             # A record that was an instance where it came from has the names of attributes.
             return adapter.validate_json(msgspec.json.encode(value), by_alias=True, by_name=True)
         except (pydantic.ValidationError, TypeError, ValueError):
-            raise _ill_typed(name, spelling, value, error) from None
+            raise ill_typed(name, spelling, value, error) from None
 
 
 def _has_json_form(value: Any) -> bool:
@@ -125,7 +125,8 @@ def _history(signature: Signature, name: str, value: Any) -> Any:
     return dspy.History(messages=turns)
 
 
-def _ill_typed(name: str, spelling: str, value: Any, error: Exception) -> InvalidInput:
+def ill_typed(name: str, spelling: str, value: Any, error: Exception) -> InvalidInput:
+    """What a caller is told of a value that is not of its type, without a word of the value."""
     place, reason = "", "it has parts that such a value does not take"
     if isinstance(error, pydantic.ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
