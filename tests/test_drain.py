@@ -41,7 +41,7 @@ def test_neighbours_of_a_stuck_thread_end_before_the_kill(runtime: dspex.Runtime
     pool = runtime.pool("general")
     with ThreadPoolExecutor(2) as executor:
         neighbour = executor.submit(pool.execute, "wait", {"seconds": 1.5, "mark": str(mark)})
-        until(mark.exists)
+        until(lambda: lines(mark))
         with pytest.raises(dspex.PythonTimeout) as caught:
             pool.execute("sleep", {"seconds": 3600, "mark": str(stuck)}, timeout=0.2)
         assert caught.value.details["killed"] is True
@@ -68,7 +68,7 @@ def test_a_drain_has_an_end(runtime: dspex.Runtime, tmp_path: Path) -> None:
     pool = runtime.pool("short")
     with ThreadPoolExecutor(2) as executor:
         neighbour = executor.submit(pool.execute, "wait", {"seconds": 3600, "mark": str(mark)})
-        until(mark.exists)
+        until(lambda: lines(mark))
         with pytest.raises(dspex.PythonTimeout):
             pool.execute("sleep", {"seconds": 3600, "mark": str(stuck)}, timeout=0.2)
         error = neighbour.exception(20)
@@ -97,7 +97,7 @@ def test_a_stopped_worker_is_killed_at_a_deadline(runtime: dspex.Runtime, tmp_pa
     pool = runtime.pool("general")
     with ThreadPoolExecutor(1) as executor:
         call = executor.submit(pool.execute, "wait", {"seconds": 3600, "mark": str(mark)}, timeout=1.0)
-        until(mark.exists)
+        until(lambda: lines(mark))
         pid = int(lines(mark)[0])
         os.kill(pid, signal.SIGSTOP)
         error = call.exception(20)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dspex
-from tests.processes import alive, until
+from tests.processes import alive, lines, until
 from tests.provider import Provider, delayed, echo
 
 SETTINGS = dspex.Settings(allow_modules=("tests.stuck", "tests.deadly"))
@@ -129,7 +129,7 @@ def test_shutdown_of_one_worker_lets_its_other_calls_end(runtime: dspex.Runtime,
     with ThreadPoolExecutor(2) as executor:
         pool = runtime.pool("never")
         running = executor.submit(pool.execute, "wait", {"seconds": 0.5, "mark": str(mark)})
-        until(mark.exists)
+        until(lambda: lines(mark))
         pid = int(mark.read_text())
         assert pool.execute("shutdown") is None
         assert pool.execute("ping") == "pong", "another worker takes the calls meanwhile"

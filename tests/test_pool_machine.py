@@ -372,7 +372,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert gate.in_flight == 0
         self.loop.advance(200.0)
         self.opened.close()
-        assert descriptors() == self.descriptors
+        assert descriptors() <= self.descriptors
 
     async def _close_all(self) -> None:
         await asyncio.gather(*(pool.aclose() for pool in self.pools))
