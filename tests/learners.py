@@ -171,3 +171,11 @@ class Ordering(dspy.Module):  # type: ignore[misc]
             level=None if level is None else level.name,
             order=order,
         )
+
+
+class Silent(dspy.Module):  # type: ignore[misc]
+    """Has nothing to say."""
+
+    def forward(self) -> Any:
+        """No request."""
+        return dspy.Prediction()

@@ -171,6 +171,14 @@ class Sort(dspy.Signature):  # type: ignore[misc]
     words: list[str] = dspy.OutputField(default_factory=list)
 
 
+class Price(dspy.Signature):  # type: ignore[misc]
+    """Say what an order costs."""
+
+    order: Order = dspy.InputField()
+    color: Color | None = dspy.InputField(default=None)
+    total: decimal.Decimal = dspy.OutputField()
+
+
 with warnings.catch_warnings():
     # Fields named like methods of pydantic's work all the same.
     warnings.simplefilter("ignore", UserWarning)

@@ -159,6 +159,16 @@ def test_a_signature_by_path_takes_its_own_types_as_inputs(
         adapter.generate(signature="tests.signature_types:Sort", inputs={**inputs, "mail": MARK})
 
 
+def test_a_class_that_only_a_worker_knows_is_called_by_its_name(
+    adapter: dspex.DSPyAdapter, provider: Provider
+) -> None:
+    """If this failed, a caller would be told that his order has to be Any."""
+    with pytest.raises(dspex.InvalidInput, match=r"lines.*has to be Order, and dict given is not") as caught:
+        adapter.generate(signature="tests.signature_types:Price", inputs={"order": {"lines": 3}})
+    assert caught.value.details["expected"] == "Order"
+    assert provider.requests == []
+
+
 def test_a_signature_and_a_tool_may_both_be_import_paths(
     adapter: dspex.DSPyAdapter, provider: Provider
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,24 @@ def test_by_the_bridge(runtime: dspex.Runtime) -> None:
     assert pool.execute("execute_module", args)["tone"] == "short"
     assert pool.execute("run", {"module": "tests.programs:SharedSync", "prompt": "q"})["answer"] == "q"
     assert asyncio.run(pool.aexecute("execute_module", args))["team"] == "m"
+
+
+def test_whatever_a_program_gives_has_a_json_form(runtime: dspex.Runtime) -> None:
+    """If this failed, a key that JSON does not have would be a TypeError long after the program has run."""
+    asked: dict[str, Any] = {
+        "module": "tests.learners:Open",
+        "arguments": {"by": {(1, "a"): 1, None: [{True: 2}], 3: 4}},
+    }
+    got = runtime.adapter().generate(**asked)
+    assert got.given == asked["arguments"]
+    plain = {"given": {"by": {'[1,"a"]': 1, "null": [{"true": 2}], "3": 4}}}
+    assert got.to_dict()["outputs"] == plain
+    assert json.loads(got.content) == plain["given"]
+    assert runtime.adapter(serialization_format="json").generate(**asked).outputs == plain
+    assert "given" in got
+    assert [*got] == ["given"]
+    silent = runtime.adapter().generate(module="tests.learners:Silent")
+    assert (silent.outputs, silent.content) == ({}, "")
 
 
 def test_without_an_lm(provider: Provider) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -140,8 +142,8 @@ class Response:
 
     @property
     def content(self) -> str:
-        """The one text: the last output, as JSON if it is not text."""
-        value = list(self.outputs.values())[-1]
+        """The one text: the last output, as JSON if it is not text; empty when there is no output."""
+        value = next(reversed(self.outputs.values()), "")
         return value if isinstance(value, str) else msgspec.json.encode(json_ready(value)).decode()
 
     @property
@@ -151,6 +153,12 @@ class Response:
 
     def __getitem__(self, name: str) -> Any:
         return self.outputs[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.outputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that this class does not have.
@@ -196,10 +204,33 @@ class Response:
 def json_ready(value: Any) -> Any:
     """The value with every date, Decimal, set, record and so on in its JSON form.
 
-    Infinities and NaN, which JSON does not have, become None.
+    Infinities and NaN, which JSON does not have, become None. Keys that are no text become their JSON.
     """
-    plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_unknown)
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_unknown)
+    except TypeError:  # a key that is a tuple, None, True
+        plain = msgspec.to_builtins(_with_text_keys(value), str_keys=True, enc_hook=_unknown)
     return msgspec.json.decode(msgspec.json.encode(plain))
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_text_key(key): _with_text_keys(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_text_keys(part) for part in value]
+    if type(value) in own.CLASSES.values() or own.plain(value) is not None:
+        return value
+    if isinstance(value, msgspec.Struct):
+        return {name: _with_text_keys(getattr(value, name)) for name in value.__struct_fields__}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _with_text_keys(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    return value
+
+
+def _text_key(key: Any) -> Any:
+    if key is None or isinstance(key, bool | tuple | frozenset):
+        return msgspec.json.encode(json_ready(key)).decode()
+    return key
 
 
 def _unknown(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 import msgspec
 import pydantic
+from dspy.adapters.utils import get_annotation_name
 
 from dspex.errors import InvalidInput
 from dspex.program.signature import Signature
@@ -54,7 +55,9 @@ def check_inputs(signature: Signature, types: dict[str, Any], inputs: dict[str, 
             if signature.path is not None:
                 refuse_text(field.name, value)  # in an instance it would not be seen any more
             if field.name in types and (type(value) is not types[field.name] or type(value) is dspy.History):
-                value = _convert(signature, field.name, field.type, types[field.name], value)
+                # The spelling of a class that only this worker knows is Any.
+                known = None if signature.path is None else get_annotation_name(types[field.name])
+                value = _convert(signature, field.name, known or field.type, types[field.name], value)
                 value = plain(value) if signature.shapes else value
             refuse_text(field.name, value)
             checked[field.name] = value
