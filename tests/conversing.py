@@ -9,7 +9,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before DSPy, wh
 import dspy
 
 
-class Talk(dspy.Signature):
+class Talk(dspy.Signature):  # type: ignore[misc]  # DSPy has no types
     """Answer in the mood of what was said before."""
 
     history: dspy.History = dspy.InputField()

@@ -263,6 +263,8 @@ _OF_TURN = (
     turns.c.session == bindparam("b_session"),
     turns.c.number == bindparam("b_number"),
     turns.c.request_id == bindparam("b_call"),
+    # Once. What was taken for interrupted, while its host did not answer, has ended after all.
+    turns.c.status.in_(("started", "interrupted")),
 )
 _ENDS = (
     *("status", "outputs", "model", "prompt_tokens", "completion_tokens", "cost", "attempts", "seconds"),
