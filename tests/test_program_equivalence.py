@@ -151,6 +151,32 @@ def test_the_turns_of_a_session_are_a_history(
     assert from_program == stock
 
 
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+def test_pictures_of_a_session_are_a_history(
+    provider: Provider, runtime: dspex.Runtime, adapter: str
+) -> None:
+    """If this failed, the model would be shown pictures of earlier turns in another way than by DSPy."""
+    provider.reply = lambda _: fields(answer="A dot.")
+    signature = "history: dspy.History, picture: dspy.Image, question -> answer"
+    session = runtime.adapter(lm=lm_of(provider, adapter)).session()
+    for question in ("What is it?", "And now?"):
+        session.chat(question, signature=signature, inputs={"picture": dspex.Image(PICTURE)})
+    ours = sent(provider)[-1:]
+    turn = {"picture": dspy.Image(PICTURE), "question": "What is it?", "answer": "A dot."}
+    history = dspy.History(messages=[turn])
+    plain = dspy.Predict(signature)
+    stock = plainly(
+        provider,
+        adapter,
+        lambda: plain.acall(history=history, picture=dspy.Image(PICTURE), question="And now?"),
+    )
+    assert len(stock) == 1
+    assert ours == stock
+
+
 def test_saved_json_is_dspys(provider: Provider, runtime: dspex.Runtime, tmp_path: Path) -> None:
     """If this failed, what is optimized in one could not be used in the other."""
     provider.reply = lambda _: fields(answer="x", reasoning="r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -46,6 +47,14 @@ class OpenTurns:
         )
         self._opening: dict[str, asyncio.Task[Opened]] = {}
         self._opened: dict[str, tuple[Opened, asyncio.Lock | None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: set[str] = set()
+        self._left: set[asyncio.Task[bool]] = set()  # a loop does not keep its tasks alive
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls have a turn that is not closed, or are about to."""
+        return len(self._opening)
 
     async def open(self, make: Callable[[], Opening], deadline: float | None, began: float) -> Opened:
         """Open a turn; ``close`` has to follow, also when this fails or is cancelled.
@@ -61,7 +70,7 @@ class OpenTurns:
             SessionExpired: There was one.
             StoreError: The store cannot be used.
         """
-        first = make()
+        first, self._loop = make(), asyncio.get_running_loop()
         task = asyncio.create_task(self._open(make, first.tenant, first.session_id, first.lease is not None))
         self._opening[first.request_id] = task
         try:
@@ -109,7 +118,25 @@ class OpenTurns:
         """
         return await asyncio.shield(asyncio.create_task(self._close(request_id, how)))
 
+    def leave(self, request_id: str, how: Callable[[Opened], Closing]) -> None:
+        """Have a turn closed that nobody waits for any more, unless it is already.
+
+        From any thread; does not wait.
+        """
+        loop = self._loop
+        if loop is None:
+            return
+
+        def begin() -> None:
+            if request_id in self._opening and request_id not in self._closing:
+                self._left.add(task := loop.create_task(self._close(request_id, how)))
+                task.add_done_callback(self._left.discard)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the store with it
+            loop.call_soon_threadsafe(begin)
+
     async def _close(self, request_id: str, how: Callable[[Opened], Closing]) -> bool:
+        self._closing.add(request_id)
         opening = self._opening.get(request_id)
         if opening is not None and not opening.done():
             opening.cancel()
@@ -128,6 +155,7 @@ class OpenTurns:
             if line is not None:
                 line.release()
             self._opening.pop(request_id, None)
+            self._closing.discard(request_id)
 
     async def aclose(self) -> None:
         """Wait a while for turns whose calls have ended to be closed."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +18,7 @@ from dspex.program import forms, prompt
 from dspex.program.fieldtypes import HISTORY
 from dspex.program.importpath import name_of
 from dspex.program.signature import Signature
+from dspex.runtime import history
 from dspex.runtime.core import Core
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.stages import Ran
@@ -23,11 +26,10 @@ from dspex.runtime.steps import Find, OnLoop, Steps
 from dspex.session import shapes
 from dspex.session.names import storable
 from dspex.types import LMReference, LMRequest, Usage
-from dspex.wire.values import decode
 
 if TYPE_CHECKING:
     from dspex.runtime.route import Found
-    from dspex.session.turns import Closing, Opened, Opening, Past
+    from dspex.session.turns import Closing, Opened, Opening
 
 Asked = Callable[[Question, "LM | str | None"], Steps[Ran]]
 _LONGEST_MESSAGE = 2000
@@ -73,20 +75,26 @@ def in_session(core: Core, place: InSession, question: Question, asked: Asked) -
     try:
         signature = yield from _signature(question)
         turn = _Turn(core, place, question, signature)
-        opened: Opened
+        ended, closed = turn.failed(asyncio.CancelledError()), False
         try:
-            opened = yield OnLoop(turn.open)
-            question = turn.with_history(opened)
-            ran: Ran = yield from asked(question, turn.default(opened))
-            ended = turn.answered(ran)
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            failed = turn.failed(error)
-            with contextlib.suppress(Exception):  # the call's own error is the one to tell
-                yield OnLoop(lambda: core.turns.close(question.request_id, failed))
-            raise
-        recorded: bool = yield OnLoop(lambda: core.turns.close(question.request_id, ended))
+            try:
+                opened: Opened = yield OnLoop(turn.open)
+                question = yield from turn.with_history(opened)
+                ran: Ran = yield from asked(question, turn.default(opened))
+                ended = turn.answered(ran)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                ended = turn.failed(error)
+                with contextlib.suppress(Exception):  # the call's own error is the one to tell
+                    yield OnLoop(partial(core.turns.close, question.request_id, ended))
+                    closed = True
+                raise
+            recorded: bool = yield OnLoop(partial(core.turns.close, question.request_id, ended))
+            closed = True
+        finally:
+            if not closed:  # Ctrl-C may come between any two steps, and before the loop has begun one
+                core.turns.leave(question.request_id, ended)
     except DspexError as error:
         raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
     return replace(ran, recorded=recorded)
@@ -114,7 +122,7 @@ class _Turn:
         inputs = _inputs(question, signature)
         largest = core.settings.max_turn
         self._inputs, self._shape = shapes.encoded(inputs, largest), shapes.encoded_shape(inputs)
-        self._history = _wanted_history(question, signature)
+        self._history = history.wanted(question, signature)
 
     async def open(self) -> Opened:
         await self._core.sessions.begin()
@@ -148,13 +156,12 @@ class _Turn:
             return self._place.default
         return self._core.models.references.found(msgspec.msgpack.decode(opened.lm, type=LMReference))
 
-    def with_history(self, opened: Opened) -> Question:
+    def with_history(self, opened: Opened) -> Steps[Question]:
         """The question with the session's history, if it wants one."""
         if self._history is None or self._signature is None:
             return self._question
-        entries = _entries(self._signature, opened.history, self._core.settings.history_tokens)
-        inputs = {**(self._question.inputs or {}), self._history: entries}
-        return replace(self._question, inputs=inputs)
+        entries = yield from history.told(self._core, opened, self._signature)
+        return replace(self._question, inputs={**(self._question.inputs or {}), self._history: entries})
 
     # Its end
 
@@ -208,29 +215,3 @@ def _inputs(question: Question, signature: Signature | None) -> dict[str, Any]:
     filled, inputs = prompt.fill(signature, question.prompt, question.inputs)
     histories = {field.name for field in filled.inputs if field.type == HISTORY}
     return {name: value for name, value in inputs.items() if name not in histories}
-
-
-def _wanted_history(question: Question, signature: Signature | None) -> str | None:
-    """The input that the session's history fills; None when there is none, or the caller gives one."""
-    if signature is None or not (question.prompt is None or isinstance(question.prompt, str)):
-        return None
-    given = prompt.mapping(question.inputs)
-    names = (field.name for field in signature.inputs if field.type == HISTORY)
-    return next((name for name in names if given.get(name) is None), None)
-
-
-def _entries(signature: Signature, past: list[Past], tokens: int) -> list[dict[str, Any]]:
-    """The turns as a history has them: of the latest as many as there is room for, in order."""
-    inputs = [field.name for field in signature.inputs if field.type != HISTORY]
-    outputs = [field.name for field in signature.outputs]
-    room, entries = tokens * 4, []
-    for turn in past:
-        room -= len(turn.inputs) + len(turn.outputs)
-        if room < 0:
-            break
-        given, answered = decode(turn.inputs), decode(turn.outputs)
-        said = {name: given[name] for name in inputs if name in given}
-        told = {name: answered[name] for name in outputs if name in answered}
-        if said and told:
-            entries.append(said | told)
-    return entries[::-1]

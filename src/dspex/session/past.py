@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, func, or_, select
 
 from dspex.errors import InvalidInput
+from dspex.session import sessions
 from dspex.session.find import find
 from dspex.session.records import Insights, Turn
 from dspex.session.tables import owners, turns
@@ -70,7 +71,8 @@ def undo(connection: Connection, tenant: str, session_id: str, now: float) -> in
         UnknownSession: There is no such session.
         SessionExpired: There was one.
     """
-    key = find(connection, tenant, session_id, now).key
+    # It is a use of the session, and holds its row: of two who undo at once each removes another turn.
+    key = sessions.touch(connection, tenant, session_id, now).key
     last = connection.execute(
         select(turns.c.number, turns.c.status, turns.c.owner)
         .where(turns.c.session == key)

@@ -63,10 +63,12 @@ class Past(NamedTuple):
     """A turn of the history.
 
     Attributes:
+        number: Its number in the session.
         inputs: Its encoded inputs.
         outputs: Its encoded outputs.
     """
 
+    number: int
     inputs: bytes
     outputs: bytes
 
@@ -119,8 +121,13 @@ _OPEN_LEASED = _OPEN.where(
 ).values(lease_owner=bindparam("b_owner"), lease_call=bindparam("b_call"), lease_until=bindparam("b_lease"))
 _INSERT = insert(turns)
 _RECENT = (
-    select(turns.c.inputs, turns.c.outputs)
-    .where(turns.c.session == bindparam("b_session"), turns.c.status == "ok", turns.c.recorded == "all")
+    select(turns.c.number, turns.c.inputs, turns.c.outputs)
+    .where(
+        turns.c.session == bindparam("b_session"),
+        turns.c.number < bindparam("b_before"),
+        turns.c.status == "ok",
+        turns.c.recorded == "all",
+    )
     .order_by(turns.c.number.desc())
     .limit(bindparam("b_most", type_=Integer))
 )
@@ -170,13 +177,21 @@ def open_turn(connection: Connection, opening: Opening) -> Opened | None:
                 "started": opening.now,
             },
         )
-    history = _recent(connection, row.key, opening.recent) if opening.recent else []
+    history = recent(connection, row.key, opening.recent, before=row.turns) if opening.recent else []
     return Opened(row.key, row.turns, row.record, kept, row.lm, history)
 
 
-def _recent(connection: Connection, session: int, most: int) -> list[Past]:
-    rows = connection.execute(_RECENT, {"b_session": session, "b_most": most})
-    return [Past(row.inputs, row.outputs) for row in rows]
+def recent(connection: Connection, session: int, most: int, *, before: int) -> list[Past]:
+    """The answered turns of a session before one, the latest first.
+
+    Args:
+        connection: The store's.
+        session: The session's key.
+        most: How many to give.
+        before: The number of that one.
+    """
+    rows = connection.execute(_RECENT, {"b_session": session, "b_most": most, "b_before": before})
+    return [Past(row.number, row.inputs, row.outputs) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +263,8 @@ _OF_TURN = (
     turns.c.session == bindparam("b_session"),
     turns.c.number == bindparam("b_number"),
     turns.c.request_id == bindparam("b_call"),
+    # Once. What was taken for interrupted, while its host did not answer, has ended after all.
+    turns.c.status.in_(("started", "interrupted")),
 )
 _ENDS = (
     *("status", "outputs", "model", "prompt_tokens", "completion_tokens", "cost", "attempts", "seconds"),
