@@ -388,6 +388,12 @@ GOOD: Mapping[str, Any] = {"dspex_program": 1, "signature": "q -> a", "stages": 
         {**GOOD, "lm": {"held": "x"}},
         {**GOOD, "lm": {"options": {"model": "openai/x", "api_key": 5}}},
         {**GOOD, "lm": {"options": {"modell": "openai/x"}}},
+        {**GOOD, "lm": {"options": {"model": "openai/x", "api_key": "env:HOME"}}},
+        {**GOOD, "lm": {"options": {"model": "openai/x", "base_url": "http://elsewhere/v1"}}},
+        {
+            **GOOD,
+            "lm": {"options": {"model": "a/b", "extraction_lm": {"model": "a/c", "base_url": "http://h"}}},
+        },
         {**GOOD, "stages": []},
         {**GOOD, "stages": "dspy.Predict"},
         {**GOOD, "stages": [5]},

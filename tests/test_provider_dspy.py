@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 import pytest
 
+from tests.channels import until
 from tests.provider import (
     Provider,
     delayed,
@@ -273,9 +274,13 @@ def test_a_cancelled_call_closes_its_request(provider: Provider) -> None:
 
     async def main() -> None:
         lm = language_model(provider)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(_ask(lm, 1), 0.2)
+        asking = asyncio.create_task(_ask(lm, 1))
+        await until(lambda: provider.requests)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
         await lm.aclose()
+        await until(lambda: provider.disconnects)  # it notices when its own thread gets to it
 
     asyncio.run(main())
     assert provider.disconnects == 1

@@ -50,17 +50,17 @@ async def test_an_error_in_one_work_costs_only_that_work(store: Store) -> None:
         _add("refused")(connection)
         raise dspex.UnknownSession("none")
 
-    await store.write(_add("twice"))
-    works = [_add(f"a{number}") if number % 3 else refused for number in range(30)]
-    works.append(_add("twice"))
+    await store.write(_add("kept-twice"))
+    works = [_add(f"kept-{number}") if number % 3 else refused for number in range(30)]
+    works.append(_add("kept-twice"))
     results = await asyncio.gather(*(store.write(work) for work in works), return_exceptions=True)
     wrong = [index for index, result in enumerate(results) if isinstance(result, BaseException)]
     assert wrong == [*range(0, 30, 3), 30]
     assert {type(results[index]) for index in wrong[:-1]} == {dspex.UnknownSession}
     assert isinstance(results[30], dspex.StoreError)
-    assert "a1" not in str(results[30]), "values of callers do not belong in errors"
+    assert "kept" not in str(results[30]), "values of callers do not belong in errors"
     assert await store.read(_names) == sorted(
-        [f"a{number}" for number in range(30) if number % 3] + ["twice"]
+        [f"kept-{number}" for number in range(30) if number % 3] + ["kept-twice"]
     )
 
 

@@ -309,7 +309,21 @@ def check_lms(core: Core, document: Document) -> None:
     """
     for lm in (document.lm, *(stage.lm for stage in document.stages)):
         if lm is not None:
+            _refuse_keys(lm.options)
             core.models.find(core.models.references.found(lm))
+
+
+def _refuse_keys(options: Mapping[str, Any] | None) -> None:
+    """A document that says where a key of this machine goes could send it anywhere."""
+    while isinstance(options, Mapping):
+        if wrong := {"api_key", "base_url"} & options.keys():
+            raise InvalidOption(
+                f"the document cannot be imported: its LM has {' and '.join(sorted(wrong))}, with which it could "
+                "send a key of this machine anywhere; have it name a profile of the settings: "
+                "'lm': {'name': 'fast'}",
+                details={"option": "lm"},
+            )
+        options = options.get("extraction_lm")
 
 
 def _said(stage: StageDocument, tools: Mapping[str, Any]) -> Stage:
