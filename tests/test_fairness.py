@@ -137,7 +137,7 @@ def test_a_full_queue_says_when_to_come_again(runtime: dspex.Runtime, tmp_path: 
         assert [call.result(20) for call in running] == ["waited"] * 5
 
 
-@pytest.mark.parametrize("tenant", ["", "x" * 201, 7, "\ud800"])
+@pytest.mark.parametrize("tenant", ["", "x" * 201, 7, "\ud800", "a\0b"])
 def test_what_is_no_tenant_is_refused(runtime: dspex.Runtime, tenant: Any) -> None:
     """If this failed, a slip would put all customers into one lane, or break the wire."""
     with pytest.raises(dspex.InvalidOption, match="tenant"):

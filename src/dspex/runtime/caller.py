@@ -40,11 +40,12 @@ def check_tenant(tenant: str | None) -> None:
     """Refuse what cannot be a tenant's name; None is none.
 
     Raises:
-        InvalidOption: It is empty, longer than 200 characters, or no valid text.
+        InvalidOption: It is empty, longer than 200 characters, or no valid text, or it holds
+            U+0000.
     """
     if tenant is None:
         return
-    if isinstance(tenant, str) and 0 < len(tenant) <= _LONGEST:
+    if isinstance(tenant, str) and 0 < len(tenant) <= _LONGEST and "\0" not in tenant:
         try:
             tenant.encode()
         except UnicodeEncodeError:
@@ -52,4 +53,4 @@ def check_tenant(tenant: str | None) -> None:
         else:
             return
     shown = tenant if not isinstance(tenant, str) else f"{tenant[:40]!a} of {len(tenant)} characters"
-    raise checks.refuse("tenant", f"text of 1 to {_LONGEST} characters, or None", shown)
+    raise checks.refuse("tenant", f"text of 1 to {_LONGEST} characters without U+0000, or None", shown)
