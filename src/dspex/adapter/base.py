@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from dspex.adapter.response import Response, StageResult, Timing, json_ready
+from dspex.adapter.session.base import Base as SessionBase
 from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.classes import named
@@ -177,7 +178,7 @@ class Base:
     def _place(self, question: Question, session: Session | str) -> Steps[InSession]:
         """Where a call in a session belongs; a session that is named by its id is made if there is none."""
         tenant = question.caller.tenant
-        if not isinstance(session, str):
+        if isinstance(session, SessionBase):
             return InSession(tenant, session.id, default=self._lm)
         core = self._open.core
         check("a session's id", session)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dspex.adapter.base import UNSET, Base, GivenSignature, Prompt, Sandbox, Unset
 from dspex.adapter.response import Response
+from dspex.adapter.session.base import Base as SessionBase
 from dspex.lm.profile import LM
 from dspex.program.document import Made
 from dspex.program.export import imported
@@ -206,10 +207,10 @@ class Programs(Base):
         core, tenant = self._open.core, self._tenant or ""
         if name is not None:
             check("a program's name", name)  # before a session is made for it
-        if session is None or isinstance(session, str):
-            session_id = yield from stored.home(core, tenant, session)
+        if isinstance(session, SessionBase):
+            session_id = session.id
         else:
-            tenant, session_id = session.tenant or "", session.id
+            session_id = yield from stored.home(core, tenant, session)
         current = yield from stored.store(core, tenant, session_id, made, name)
         return Program(cast("DSPyAdapter", self), tenant, current)
 

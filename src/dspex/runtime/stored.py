@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from dspex.errors import InvalidInput
 from dspex.program import document as documents
 from dspex.program.document import Document, Made
 from dspex.runtime.question import Question
@@ -88,12 +87,14 @@ def execute(
         default: The LM of what names none.
 
     Raises:
+        InvalidInput: That is no id.
         UnknownProgram: There is none, or it is of another session.
         SessionExpired: Its session has expired.
         DspexError: Whatever the call ended with.
     """
-    if not isinstance(program_id, str):
-        raise InvalidInput(f"a program's id is text, not {type(program_id).__name__}")
+    check("a program's id", program_id)
+    if session_id is not None:
+        check("a session's id", session_id)
     found: tuple[Current, Document] = yield OnLoop(
         lambda: core.programs.current(tenant, program_id, session_id)
     )
