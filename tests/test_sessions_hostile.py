@@ -56,6 +56,13 @@ def test_what_is_no_id_is_refused_everywhere(
             attempt()
 
 
+def test_numbers_beyond_those_of_databases_are_taken(session: dspex.Session) -> None:
+    """If this failed, a page number from a request would end in an OverflowError."""
+    session.chat("Hello.")
+    assert len(session.turns(limit=2**70)) == 1
+    assert len(session.turns(before=2**70)) == 1
+
+
 def test_the_session_of_another_tenant_is_unknown_to_create_program(
     runtime: InProcessRuntime, session: dspex.Session
 ) -> None:

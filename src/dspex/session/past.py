@@ -15,6 +15,8 @@ from dspex.session.tables import owners, turns
 from dspex.types import Usage
 from dspex.wire.values import decode
 
+_MOST = 2**31 - 1
+
 
 def listed(
     connection: Connection, tenant: str, session_id: str, now: float, limit: int | None, before: int | None
@@ -25,6 +27,7 @@ def listed(
         UnknownSession: There is no such session.
         SessionExpired: There was one.
     """
+    limit, before = _countable(limit), _countable(before)
     key = find(connection, tenant, session_id, now).key
     wanted = select(turns).where(turns.c.session == key)
     if before is not None:
@@ -32,6 +35,11 @@ def listed(
     rows = connection.execute(wanted.order_by(turns.c.number.desc()).limit(limit)).all()
     living = set(connection.execute(select(owners.c.id)).scalars())
     return [_turn(row, living) for row in reversed(rows)]
+
+
+def _countable(number: int | None) -> int | None:
+    """A number that every database can hold, and that no turn goes beyond."""
+    return None if number is None else min(number, _MOST)
 
 
 def _turn(row: Row[Any], living: set[str]) -> Turn:
