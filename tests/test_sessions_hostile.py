@@ -63,6 +63,18 @@ def test_numbers_beyond_those_of_databases_are_taken(session: dspex.Session) -> 
     assert len(session.turns(before=2**70)) == 1
 
 
+def test_keys_that_json_does_not_have_can_be_exported(session: dspex.Session) -> None:
+    """If this failed, one odd key would keep a whole session from being exported."""
+    odd = {("a", 1): {None: "nothing"}, "plain": [1]}
+    session.set("odd", odd)
+    session._adapter.generate(inputs={"prompt": odd}, session=session)
+    exported = session.export()
+    expected = {"('a', 1)": {"None": "nothing"}, "plain": [1]}
+    assert exported["variables"]["odd"] == expected
+    assert exported["turns"][0]["inputs"]["prompt"] == expected
+    json.dumps(exported, allow_nan=False)
+
+
 def test_the_session_of_another_tenant_is_unknown_to_create_program(
     runtime: InProcessRuntime, session: dspex.Session
 ) -> None:
