@@ -75,6 +75,17 @@ def test_keys_that_json_does_not_have_can_be_exported(session: dspex.Session) ->
     json.dumps(exported, allow_nan=False)
 
 
+def test_an_input_that_cannot_be_measured_is_refused_as_anywhere(session: dspex.Session) -> None:
+    """If this failed, an object's own error would come out where invalid_input is promised."""
+
+    class Odd:
+        def __len__(self) -> int:
+            raise ValueError("nobody knows")
+
+    with pytest.raises(dspex.InvalidInput, match="cannot be sent"):
+        session._adapter.generate(inputs={"prompt": Odd()}, session=session)
+
+
 def test_the_session_of_another_tenant_is_unknown_to_create_program(
     runtime: InProcessRuntime, session: dspex.Session
 ) -> None:

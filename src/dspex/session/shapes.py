@@ -39,7 +39,7 @@ def shape(value: Any) -> dict[str, Any]:
     Of a mapping or a record also how its first fields are shaped, one level deep; of nothing its content.
     """
     told: dict[str, Any] = {"type": type(value).__name__}
-    with contextlib.suppress(TypeError):
+    with contextlib.suppress(Exception):  # it may be anybody's
         told["length"] = len(value)
     if isinstance(value, Mapping):
         told["fields"] = {str(name)[:60]: type(part).__name__ for name, part in [*value.items()][:_FIELDS]}
