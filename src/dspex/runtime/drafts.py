@@ -318,8 +318,8 @@ def _refuse_keys(options: Mapping[str, Any] | None) -> None:
     while isinstance(options, Mapping):
         if wrong := {"api_key", "base_url"} & options.keys():
             raise InvalidOption(
-                f"the document cannot be imported: its LM has {' and '.join(sorted(wrong))}, with which it could "
-                "send a key of this machine anywhere; have it name a profile of the settings: "
+                f"the document cannot be imported: its LM has {' and '.join(sorted(wrong))}, with which it "
+                "could send a key of this machine anywhere; have it name a profile of the settings: "
                 "'lm': {'name': 'fast'}",
                 details={"option": "lm"},
             )
