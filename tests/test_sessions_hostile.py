@@ -69,7 +69,7 @@ def test_keys_that_json_does_not_have_can_be_exported(session: dspex.Session) ->
     session.set("odd", odd)
     session._adapter.generate(inputs={"prompt": odd}, session=session)
     exported = session.export()
-    expected = {"('a', 1)": {"None": "nothing"}, "plain": [1]}
+    expected = {'["a",1]': {"null": "nothing"}, "plain": [1]}
     assert exported["variables"]["odd"] == expected
     assert exported["turns"][0]["inputs"]["prompt"] == expected
     json.dumps(exported, allow_nan=False)
