@@ -1,0 +1,1 @@
+"""The HTTP face: what `dspex serve` serves. It needs the extra `server`."""
