@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dspex.adapter.response import Response, StageResult, Timing
     from dspex.adapter.runtime import Runtime
     from dspex.adapter.session.session import Session
+    from dspex.adapter.stream import AsyncStream, Final, Stream
     from dspex.errors import (
         BudgetExceeded,
         CallError,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from dspex.program.document import Stage
     from dspex.program.signature import Field, Signature
     from dspex.rewards import Prediction, Reward
+    from dspex.runtime.told import Delta, Started, Status, ToolResult
     from dspex.session.records import Insights, ProgramInfo, SessionInfo, Turn
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
@@ -114,6 +116,7 @@ _HOMES = {
     "dspex.adapter.response": "Response StageResult Timing",
     "dspex.adapter.runtime": "Runtime",
     "dspex.adapter.session.session": "Session",
+    "dspex.adapter.stream": "AsyncStream Final Stream",
     "dspex.errors": (
         "BudgetExceeded CallError Cancelled Conflict DspexError InvalidInput InvalidOption InvalidSignature "
         "LMAuth LMBilling LMCircuitOpen LMContextWindow LMError LMInvalidRequest LMNotConfigured "
@@ -131,6 +134,7 @@ _HOMES = {
     "dspex.program.document": "Stage",
     "dspex.program.signature": "Field Signature",
     "dspex.rewards": "Prediction Reward",
+    "dspex.runtime.told": "Delta Started Status ToolResult",
     "dspex.session.records": "Insights ProgramInfo SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
@@ -148,6 +152,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LM",
     "Allow",
+    "AsyncStream",
     "Audio",
     "BudgetExceeded",
     "CallError",
@@ -158,6 +163,7 @@ __all__ = [
     "Code",
     "Conflict",
     "DSPyAdapter",
+    "Delta",
     "Deny",
     "Described",
     "DescribedField",
@@ -167,6 +173,7 @@ __all__ = [
     "Event",
     "Field",
     "File",
+    "Final",
     "History",
     "Image",
     "Insights",
@@ -237,8 +244,11 @@ __all__ = [
     "Signature",
     "Stage",
     "StageResult",
+    "Started",
     "StateError",
+    "Status",
     "StoreError",
+    "Stream",
     "Timing",
     "Tool",
     "ToolCall",
@@ -246,6 +256,7 @@ __all__ = [
     "ToolError",
     "ToolRecord",
     "ToolRequest",
+    "ToolResult",
     "Turn",
     "UnknownProgram",
     "UnknownProvider",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dspex.adapter.response import Response
+from dspex.adapter.stream import AsyncStream, Stream
 from dspex.adapter.versions import Version, Versions
 from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
@@ -71,6 +72,16 @@ class LoadedProgram:
         response = await self._adapter.agenerate(prompt, **self._call(version, inputs))
         response.program_version = version.number
         return response
+
+    def stream(self, prompt: Any = None, /, **inputs: Any) -> Stream:
+        """Run it and hear what happens while it runs; see ``adapter.stream``."""
+        version = self._versions.current
+        return self._adapter.stream(prompt, **self._call(version, inputs))._of_version(version.number)
+
+    def astream(self, prompt: Any = None, /, **inputs: Any) -> AsyncStream:
+        """``stream`` for event loops."""
+        version = self._versions.current
+        return self._adapter.astream(prompt, **self._call(version, inputs))._of_version(version.number)
 
     def _call(self, version: Version[Saved | None], inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspex.adapter.base import UNSET, Unset
 from dspex.adapter.response import Response
+from dspex.adapter.stream import AsyncStream, Stream
 from dspex.adapter.versions import Versions
 from dspex.errors import DspexError, InvalidOption
 from dspex.lm.profile import LM
@@ -70,6 +71,14 @@ class NamedProgram:
     async def acall(self, prompt: Any = None, /, **inputs: Any) -> Response:
         """The same for event loops."""
         return await self._adapter._atake(self._run(prompt, inputs))
+
+    def stream(self, prompt: Any = None, /, **inputs: Any) -> Stream:
+        """Run it and hear what happens while it runs; see ``adapter.stream``."""
+        return Stream(self._adapter, self._run(prompt, inputs))
+
+    def astream(self, prompt: Any = None, /, **inputs: Any) -> AsyncStream:
+        """``stream`` for event loops."""
+        return AsyncStream(self._adapter, self._run(prompt, inputs))
 
     def swap(self, state: Given | None) -> int:
         """Go on with another state, while calls run; see ``LoadedProgram.swap``.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dspex.adapter.response import Response
+from dspex.adapter.stream import AsyncStream, Stream
 from dspex.errors import Conflict, InvalidOption
 from dspex.program import document as documents
 from dspex.program.document import Document, Made
@@ -80,6 +81,14 @@ class Program:
         return self._heard(
             await self._adapter.aexecute_program(self.id, inputs, prompt=prompt, tenant=self._tenant or None)
         )
+
+    def stream(self, prompt: Any = None, /, **inputs: Any) -> Stream:
+        """Run it and hear what happens while it runs; see ``adapter.stream``."""
+        return self._adapter.stream_program(self.id, inputs, prompt=prompt, tenant=self._tenant or None)
+
+    def astream(self, prompt: Any = None, /, **inputs: Any) -> AsyncStream:
+        """``stream`` for event loops. Not a coroutine."""
+        return self._adapter.astream_program(self.id, inputs, prompt=prompt, tenant=self._tenant or None)
 
     def _heard(self, response: Response) -> Response:
         self.version = response.program_version or self.version

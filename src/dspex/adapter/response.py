@@ -144,7 +144,7 @@ class Response:
     def content(self) -> str:
         """The one text: the last output, as JSON if it is not text; empty when there is no output."""
         value = next(reversed(self.outputs.values()), "")
-        return value if isinstance(value, str) else msgspec.json.encode(json_ready(value)).decode()
+        return as_text(value)
 
     @property
     def finishes(self) -> list[str | None]:
@@ -199,6 +199,11 @@ class Response:
             "stages": json_ready(self.stages),
             "recorded": self.recorded,
         }
+
+
+def as_text(value: Any) -> str:
+    """An output as text: as it is, or as JSON if it is not text."""
+    return value if isinstance(value, str) else msgspec.json.encode(json_ready(value)).decode()
 
 
 def json_ready(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From a worker to the functions of its calls' callers, and back."""
+"""Between a worker and the callers of calls that run: functions of theirs, and what streams tell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dspex.errors import NotAllowed
 from dspex.pool.work import Work
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import ToolCall, ToolResult
+from dspex.wire.messages import Chunk, Credit, ToolCall, ToolResult
 
 
 class CallbackRoute:
-    """The way between one worker and the functions of those whose calls it runs.
+    """The way between one worker and those whose calls it runs.
 
     Args:
         in_flight: What the worker runs, by number.
@@ -22,7 +22,7 @@ class CallbackRoute:
     def __init__(
         self,
         in_flight: Mapping[int, Work],
-        send: Callable[[ToolResult, Blob | None], None],
+        send: Callable[[ToolResult | Credit, Blob | None], None],
         strayed: Callable[[], None],
     ) -> None:
         self._in_flight = in_flight
@@ -55,3 +55,24 @@ class CallbackRoute:
 
         if not work.callbacks.call(message, message.args if blob is None else blob, answer):
             work.repeatable = False
+
+    # Streams
+
+    def begun(self, worker: int, number: int, work: Work) -> int | None:
+        """The worker is given a call; how many deltas it may send, None where nobody reads any."""
+
+        def grant(more: int) -> None:
+            if self._in_flight.get(number) is work and not work.ended:
+                self._send(Credit(number, more), None)
+
+        return None if work.flow is None else work.flow.begun(worker, grant)
+
+    def told(self, chunk: Chunk) -> None:
+        """The worker tells something of a call that streams."""
+        work = self._in_flight.get(chunk.id)
+        if work is None or work.flow is None or work.ended:
+            self._strayed()
+            return
+        if chunk.kind == "delta":
+            work.repeatable = False  # what its caller has read cannot be taken back
+        work.flow.came(chunk)

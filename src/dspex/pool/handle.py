@@ -27,6 +27,7 @@ from dspex.wire.messages import (
     Beat,
     Call,
     Cancel,
+    Chunk,
     Fault,
     FromWorker,
     Knock,
@@ -193,6 +194,7 @@ class WorkerHandle:
                 args = msgspec.Raw(work.args.read())
         else:
             args = msgspec.Raw(work.args)
+        credit = self._route.begun(self.number, number, work)
         self._channel.send(
             Call(
                 number,
@@ -204,6 +206,7 @@ class WorkerHandle:
                 work.lm_number,
                 seat,
                 work.debug,
+                credit,
             ),
             blob,
         )
@@ -321,6 +324,8 @@ class WorkerHandle:
                 self._permits.end_call(message.id)
                 self._told.answered(self, self._forget(message.id), message, blob)
                 self._leave_if_done()
+            case Chunk():
+                self._route.told(message)
             case LmDone():
                 self._permits.done(message, self.in_flight.get(message.call))
             case LmAsk():

@@ -24,7 +24,8 @@ class Listener:
         draining: It takes no more calls.
         dead: It is dead; its exit status, negative for a signal, None when unknown.
         writable: Its channel takes calls again.
-        strayed: It wanted a function called for a call that has ended, or what one gave came too late.
+        strayed: It wanted a function called, or told something, for a call that has ended, or what one gave
+            came too late.
     """
 
     ready: Callable[[WorkerHandle], None]

@@ -15,7 +15,7 @@ from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
 from dspex.types import LMRequest, LMSpec
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import ToolCall, ToolResult
+from dspex.wire.messages import Chunk, ToolCall, ToolResult
 from dspex.wire.payloads import Payload
 
 if TYPE_CHECKING:
@@ -49,6 +49,24 @@ class Callbacks(Protocol):
 
         What is called after this belongs to another attempt.
         """
+
+
+class Flow(Protocol):
+    """Where the chunks of a call that streams go. Used on the pool's loop, which it must never hold up."""
+
+    def begun(self, worker: int, grant: Callable[[int], None]) -> int:
+        """A worker has the call.
+
+        Args:
+            worker: Its number.
+            grant: Allows that worker so many deltas more; on this loop.
+
+        Returns:
+            How many deltas it may send at first.
+        """
+
+    def came(self, chunk: Chunk) -> None:
+        """The worker has told something."""
 
 
 class Lane(NamedTuple):
@@ -103,6 +121,7 @@ class Work:
         repeatable: Whether it may run again when its worker was lost in the middle.
         debug: Whether its answer is to have the messages of its LM requests.
         callbacks: Its caller's functions; None when it has none to call.
+        flow: Where its chunks go; None of a call that does not stream.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -131,6 +150,7 @@ class Work:
     repeatable: bool = False
     debug: bool = False
     callbacks: Callbacks | None = None
+    flow: Flow | None = None
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None

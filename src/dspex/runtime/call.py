@@ -14,7 +14,7 @@ import msgspec
 
 from dspex.errors import DspexError, LMAuth, LMNotConfigured, PythonError, PythonTimeout
 from dspex.pool.pool import LocalPool
-from dspex.pool.work import Done, Work
+from dspex.pool.work import Done, Flow, Work
 from dspex.program import described, forms, prompt
 from dspex.program.described import Description
 from dspex.program.given import Given
@@ -101,6 +101,8 @@ class Prepared:
         loop: The event loop of whoever asked, for its async tools; None without one.
         largest: The most bytes that the result of a tool may have.
         outputs: The caller's own type of each output that has one.
+        content: The output that is the answer's one text; None where only the answer tells.
+        flow: Where what it tells while it runs goes; None when nobody listens.
     """
 
     question: Question
@@ -119,6 +121,8 @@ class Prepared:
     context: contextvars.Context | None = None
     loop: asyncio.AbstractEventLoop | None = None
     largest: int = 0
+    content: str | None = None
+    flow: Flow | None = None
 
     def callbacks(self, functions: Functions) -> CallTools | None:
         """What a worker may ask of its caller while it runs this; on the runtime's loop."""
@@ -188,6 +192,7 @@ def prepare(
         context=contextvars.copy_context() if named.functions else None,
         loop=asyncio.get_running_loop() if named.functions and on_loop else None,
         largest=max_payload,
+        content=sig.outputs[-1].name if sig is not None and sig.outputs else None,
     )
 
 
@@ -236,6 +241,7 @@ async def _ask(
             repeatable=prepared.repeatable,
             debug=prepared.question.debug,
             callbacks=callbacks,
+            flow=prepared.flow,
             admitted=prepared.started,
         )
 

@@ -144,6 +144,10 @@ class Portal:
                 raise
             raise _closed() from None
 
+    def begin(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Have a coroutine run on the runtime's loop, from anywhere; to cancel what this gives cancels it."""
+        return self._submit(work)
+
     def _submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         with self._lock:
             loop = self._home()
@@ -153,6 +157,13 @@ class Portal:
             self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         return call
+
+    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function on the runtime's loop soon, from anywhere; never, where the runtime is closed."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(function, *args)
 
     def _home(self) -> asyncio.AbstractEventLoop:
         if os.getpid() != self._process:

@@ -35,6 +35,7 @@ class Question:
         lm: The LM; None is the default.
         deadline: Monotonic second at which the work has to stop; None never.
         caller: Whose it is, and how urgent.
+        is_last: Whether its outputs are those of the whole call, and not those of a stage before others.
         asked: Monotonic second at which it was asked.
         request_id: The call's name.
     """
@@ -50,6 +51,7 @@ class Question:
     lm: LM | str | None = None
     deadline: float | None = None
     caller: Caller = field(default_factory=Caller)
+    is_last: bool = True
     asked: float = field(default_factory=time.monotonic)
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -89,11 +91,22 @@ def deadline_in(timeout: float | None) -> float | None:
     Raises:
         InvalidOption: It is not a positive number of seconds.
     """
-    if timeout is None:
+    limit = seconds("timeout", timeout)
+    return None if limit is None else time.monotonic() + limit
+
+
+def seconds(option: str, given: float | None) -> float | None:
+    """A limit of time as it was given; None is none.
+
+    Raises:
+        InvalidOption: It is not a positive number of seconds.
+    """
+    if given is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 1e9:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e9:
         raise InvalidOption(
-            f"timeout has to be a positive number of seconds, or None for no deadline, not {timeout!r}",
-            details={"option": "timeout"},
+            f"{option} has to be a positive number of seconds, or None for no "
+            f"{'deadline' if option == 'timeout' else 'limit'}, not {given!r}",
+            details={"option": option},
         )
-    return time.monotonic() + timeout
+    return given

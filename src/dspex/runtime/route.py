@@ -28,6 +28,8 @@ from dspex.runtime.states import States
 from dspex.wire.payloads import take
 
 _NOTHING = b"\xc0"
+# Characters of text that are encoded on the loop: that takes less than a hop to a thread and back.
+_SMALL = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,17 @@ class Route:
         """``ask`` for event loops."""
         prepared = self._prepare(await self.afind(question), on_loop=True)
         return read(prepared, await self._portal.wait(lambda: self._send(prepared)))
+
+    async def aprepare(self, question: Question) -> Prepared:
+        """A question checked and encoded, on the runtime's loop; for ``aanswer``."""
+        found = await self.afind(question)
+        if is_small(found.question.inputs):
+            return self._prepare(found, on_loop=True)
+        return await asyncio.to_thread(self._prepare, found)
+
+    async def aanswer(self, prepared: Prepared) -> Answer:
+        """The answer, on the runtime's loop."""
+        return read(prepared, await self._send(prepared))
 
     # Its steps
 
@@ -212,3 +225,16 @@ class Route:
         except DspexError as error:
             raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
         return built
+
+
+def is_small(inputs: Any) -> bool:
+    """Whether inputs are encoded in no time: a few short texts and numbers."""
+    if not isinstance(inputs, dict):
+        return inputs is None
+    size = 0
+    for value in inputs.values():
+        if isinstance(value, str):
+            size += len(value)
+        elif not isinstance(value, int | float | None):
+            return False
+    return size < _SMALL

@@ -162,6 +162,7 @@ class Stages:
             tools=None if stage.tools is None else self._found(stage.tools),
             sandbox=stage.sandbox,
             lm=lm,
+            is_last=number == len(document.stages) - 1,
         )
 
     def _lm(self, stored: LMReference | None) -> LM | str | None:

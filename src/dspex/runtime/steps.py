@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from dspex.runtime.call import Answer
@@ -71,6 +71,19 @@ class Call:
     function: Callable[[], Any]
 
 
+class Asks(Protocol):
+    """The way of questions, as far as event loops use it: a ``Route``, or one that somebody listens to."""
+
+    async def aask(self, question: Question) -> Answer:
+        """See ``Route``."""
+
+    async def afind(self, question: Question) -> Found:
+        """See ``Route``."""
+
+    async def abuild(self, question: Question, *, dump: bool = False) -> Any:
+        """See ``Route``."""
+
+
 Step = OnLoop | Ask | Find | Build | Call
 Steps = Generator[Step, Any, T]
 
@@ -90,7 +103,7 @@ def run(steps: Steps[T], portal: Portal, route: Route | None, twin: str) -> T:
     return _drive(steps, lambda step: _done(step, portal, route, twin))
 
 
-async def arun(steps: Steps[T], portal: Portal, route: Route | None) -> T:
+async def arun(steps: Steps[T], portal: Portal, route: Asks | None) -> T:
     """``run`` for event loops."""
     result: Any = None
     error: BaseException | None = None
@@ -138,7 +151,7 @@ def _done(step: Step, portal: Portal, route: Route | None, twin: str) -> Answer 
     return route.ask(step.question, twin) if isinstance(step, Ask) else route.find(step.question, twin)
 
 
-async def _adone(step: Step, portal: Portal, route: Route | None) -> Answer | Found | Any:
+async def _adone(step: Step, portal: Portal, route: Asks | None) -> Answer | Found | Any:
     if isinstance(step, OnLoop):
         return await portal.wait(step.work)
     if isinstance(step, Call):

@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec, SandboxRules
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 7
+PROTOCOL = 8
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -40,6 +40,7 @@ class Call(Message, frozen=True, tag="call"):
         lm: Number of an LM that ``UseLM`` sent on this channel; 0 is none.
         seat: Number of the gate where its first LM request need not ask: it has its permit; 0 for none.
         debug: Whether the answer is to have the messages of its LM requests.
+        credit: How many deltas it may send before it gets more ``Credit``; None of one that does not stream.
     """
 
     id: int
@@ -51,6 +52,14 @@ class Call(Message, frozen=True, tag="call"):
     lm: int = 0
     seat: int = 0
     debug: bool = False
+    credit: int | None = None
+
+
+class Credit(Message, frozen=True, tag="credit"):
+    """A call that streams may send so many deltas more."""
+
+    id: int
+    more: int
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -163,6 +172,25 @@ class Fault(Message, frozen=True, tag="fault"):
     id: int
     error: dict[str, Any]
     seconds: float = 0.0
+
+
+class Chunk(Message, frozen=True, tag="chunk"):
+    """Something that happened in a call that streams.
+
+    Attributes:
+        id: The call's number.
+        kind: ``"delta"``, which takes one of the call's credit; ``"status"``, ``"tool_call"``,
+            ``"tool_result"`` or ``"usage"``, which take none.
+        name: A delta's field; a tool.
+        text: A delta's text; a status in words; what a tool that failed said.
+        value: A tool's arguments or what it gave, encoded as a value; the tokens of an LM request.
+    """
+
+    id: int
+    kind: str
+    name: str = ""
+    text: str = ""
+    value: msgspec.Raw = NOTHING
 
 
 class LmAsk(Message, frozen=True, tag="lm_ask"):
@@ -318,8 +346,8 @@ class Exited(Message, frozen=True, tag="exited"):
     status: int | None
 
 
-ToWorker = Call | Cancel | UseLM | DropLM | LmGo | ToolResult | Watch | Knock | Shutdown
-FromWorker = Ready | Beat | Result | Fault | LmAsk | LmDone | ToolCall
+ToWorker = Call | Credit | Cancel | UseLM | DropLM | LmGo | ToolResult | Watch | Knock | Shutdown
+FromWorker = Ready | Beat | Chunk | Result | Fault | LmAsk | LmDone | ToolCall
 ToZygote = Boot | Fork
 FromZygote = Booted | BootFailed | Forked | Exited
 

@@ -21,6 +21,10 @@ class Runnable(Protocol):
     def blocking(self) -> bool:
         """Whether it has no asynchronous form, and so runs where it may block."""
 
+    @property
+    def answers(self) -> tuple[Any, ...]:
+        """The predictors whose outputs are the program's as they are, and so can be told as they come."""
+
     def check(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs as the program gets them.
 
@@ -72,6 +76,7 @@ class Program:
             ``Response`` that is to have it (``{"trajectory": ...}``). Values are sent as outputs are. What
             DSPy's prediction does not have a module adds with ``telling``; this is then ``told``.
         generation: Options of LM requests that DSPy's constructor does not take.
+        answers: The predictors whose outputs are the program's as they are.
     """
 
     signature: Signature
@@ -81,6 +86,7 @@ class Program:
     blocking: bool = False
     tell: Callable[[Any], dict[str, Any]] = nothing
     generation: dict[str, Any] = field(default_factory=dict)
+    answers: tuple[Any, ...] = ()
 
     def check(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """See ``Runnable``."""

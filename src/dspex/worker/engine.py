@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
+from dspy._vendor.lm15.result import StreamAccumulator
 from dspy._vendor.lm15.serde import part_to_dict
 from dspy.clients.costs import estimate_cost
+from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
+from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 from dspy.clients.errors import wrap_error
 from dspy.clients.lm15_boundary import history_messages
 from dspy.lm15 import (
@@ -26,11 +29,13 @@ from dspy.lm15 import (
     RateLimitError,
     ServerError,
     TransportError,
+    response_to_events,
 )
 from dspy.lm15 import TimeoutError as RequestTimeout
 
 from dspex.types import LMRequest, LMSpec, Usage
-from dspex.worker import faults
+from dspex.worker import faults, listening
+from dspex.worker.outflow import Outflow
 from dspex.worker.threads import in_thread
 
 _RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
@@ -82,6 +87,7 @@ class CallScope:
         tool_calls: What became of each tool that it has called, to be told in its answer.
         messages: What each of its LM requests sent and got, when its caller wants to know; else None.
         built: Seconds that building its program took; 0.0 when it was there.
+        stream: The way of what it tells while it runs; None of a call that does not stream.
     """
 
     door: Door
@@ -92,6 +98,7 @@ class CallScope:
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     messages: list[dict[str, Any]] | None = None
     built: float = 0.0
+    stream: Outflow | None = None
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
@@ -125,10 +132,11 @@ class _Attempts:
         request: What is asked.
     """
 
-    __slots__ = ("_engine", "_request", "_retries", "_started", "scope")
+    __slots__ = ("_engine", "_request", "_retries", "_started", "reading", "scope")
 
     def __init__(self, engine: _Engine, request: Any) -> None:
         self.scope = scope_of_call()
+        self.reading = listening.reading() if self.scope.stream is not None else None
         self._engine = engine
         self._request = request
         self._retries = 0
@@ -153,6 +161,8 @@ class _Attempts:
         retry_after = getattr(outcome, "retry_after", None)
         pause = self._pause(outcome) if isinstance(outcome, LM15Error) else None
         record = None if pause is not None else self._record(outcome, status)
+        if record is not None and self.scope.stream is not None and not failed:
+            self.scope.stream.usage(record.usage)
         self._leave(ask, sent, status, retry_after, record)
         if self.scope.messages is not None:
             self.scope.messages.append(_written(self._engine.spec, self._request, outcome, status))
@@ -188,6 +198,8 @@ class _Attempts:
         retry = self._engine.spec.retry
         if self._retries + 1 >= retry.attempts or not isinstance(error, _RETRYABLE):
             return None
+        if self.reading is not None and self.reading.sent:
+            return None  # what was told cannot be taken back
         if error.retry_after is not None:
             pause = error.retry_after
         else:
@@ -248,6 +260,13 @@ class _Engine:
         return None if cost is None else float(cost)
 
 
+def events(engine: Any, request: Any) -> Any:
+    """The reply of a synchronous engine as it comes; all at once of one that knows no streams."""
+    if hasattr(engine, "stream"):
+        return engine.stream(request)
+    return iter(response_to_events(engine.complete(request)))
+
+
 def _status(error: BaseException, model: str) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
@@ -272,13 +291,25 @@ class Counted(_Engine):
                 raise
             sent = time.monotonic()
             try:
-                outcome = self._engine.complete(request)
+                outcome = self._once(attempts, request)
             except BaseException as error:  # noqa: BLE001 (raised again by `after`)
                 outcome = error
             pause = attempts.after(ask, sent, outcome)
             if pause is None:
                 return outcome
             time.sleep(pause)
+
+    def _once(self, attempts: _Attempts, request: Any) -> Any:
+        reading, stream = attempts.reading, attempts.scope.stream
+        if reading is None or stream is None:
+            return self._engine.complete(request)
+        whole = StreamAccumulator(request)
+        with closing_stream(checked_stream(events(self._engine, request), provider=self._provider)) as coming:
+            for event in coming:
+                whole.push(event)
+                for name, text in reading.pieces(event):
+                    stream.delta_from_thread(name, text)
+        return whole.response()
 
     def close(self) -> None:
         """Close the connections."""
@@ -310,18 +341,18 @@ class CountedAsync(_Engine):
                 raise
             sent = time.monotonic()
             try:
-                outcome = await self._once(request)
+                outcome = await self._once(attempts, request)
             except BaseException as error:  # noqa: BLE001 (raised again by `after`)
                 outcome = error
             pause = attempts.after(ask, sent, outcome)
             if pause is None:
                 return outcome
 
-    async def _once(self, request: Any) -> Any:
-        if self.spec.timeout is None:
-            return await self._ask(request)
+    async def _once(self, attempts: _Attempts, request: Any) -> Any:
         try:
             async with asyncio.timeout(self.spec.timeout):
+                if attempts.reading is not None and attempts.scope.stream is not None:
+                    return await self._read(request, attempts.reading, attempts.scope.stream)
                 return await self._ask(request)
         except TimeoutError as error:
             if isinstance(error, LM15Error):  # the provider's own, a subclass of both
@@ -329,6 +360,23 @@ class CountedAsync(_Engine):
             raise RequestTimeout(
                 f"no answer within the profile's timeout of {self.spec.timeout:g} s"
             ) from error
+
+    async def _read(self, request: Any, reading: listening.Reading, stream: Outflow) -> Any:
+        """Ask, and tell the reply as it comes."""
+        whole = StreamAccumulator(request)
+        if not self._is_async or not hasattr(self._engine, "stream"):
+            response = await self._ask(request)
+            for event in response_to_events(response):
+                for name, text in reading.pieces(event):
+                    await stream.delta(name, text)
+            return response
+        coming = achecked_stream(self._engine.stream(request), provider=self._provider)
+        async with aclosing_stream(coming):
+            async for event in coming:
+                whole.push(event)
+                for name, text in reading.pieces(event):
+                    await stream.delta(name, text)
+        return whole.response()
 
     async def _ask(self, request: Any) -> Any:
         if self._is_async:

@@ -22,6 +22,7 @@ from dspex.wire.messages import (
     Beat,
     Call,
     Cancel,
+    Credit,
     DropLM,
     Fault,
     Knock,
@@ -44,6 +45,7 @@ from dspex.worker.door import WorkerDoor
 from dspex.worker.engine import CallScope, current
 from dspex.worker.isolated import MainThread
 from dspex.worker.lms import LMs
+from dspex.worker.outflow import Outflow
 from dspex.worker.programs import Programs
 from dspex.worker.sandbox import choose
 from dspex.worker.threads import Shared, waiting
@@ -58,15 +60,17 @@ class Running:
         begun: Whether that has taken its first step.
         task: What runs it.
         stop: The error to answer with once it has stopped, when it was told to.
+        stream: The way of what it tells while it runs; None of a call that does not stream.
         timer: Fires at the call's deadline.
     """
 
-    __slots__ = ("begun", "stop", "task", "timer")
+    __slots__ = ("begun", "stop", "stream", "task", "timer")
 
     def __init__(self) -> None:
         self.begun = False
         self.task: asyncio.Task[None] | None = None
         self.stop: DspexError | None = None
+        self.stream: Outflow | None = None
         self.timer: asyncio.TimerHandle | None = None
 
     def check(self) -> None:
@@ -148,6 +152,10 @@ class Worker:
         match message:
             case Call():
                 self._start(message, message.args if blob is None else blob)
+            case Credit(id=number, more=more):
+                running = self.running.get(number)
+                if running is not None and running.stream is not None:
+                    running.stream.grant(more)
             case Cancel(id=number):
                 self._stop(number, Cancelled("the caller went away"))
             case LmGo(ask=ask):
@@ -178,6 +186,8 @@ class Worker:
                 self.done += 1
             case _:
                 running = self.running[call.id] = Running()
+                if call.credit is not None:
+                    running.stream = Outflow(call.id, self._channel.send, call.credit)
                 if call.deadline is not None:
                     left = call.deadline - time.monotonic()
                     loop = asyncio.get_running_loop()
@@ -208,12 +218,15 @@ class Worker:
         if running is not None and running.task is not None and running.stop is None:
             running.stop = error
             self._callbacks.stop(number)
+            if running.stream is not None:
+                running.stream.stop()
             if running.begun:  # one that has not would never say that it has ended
                 running.task.cancel()
 
     async def _run(self, call: Call, args: msgspec.Raw | Blob, running: Running) -> None:
         scope = CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks)
         scope.messages = [] if call.debug else None
+        scope.stream = running.stream
         current.set(scope)
         waiting.set(self._waiting)
         results.set(self._results)

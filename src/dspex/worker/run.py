@@ -12,6 +12,7 @@ from dspex.program.signature import Signature
 from dspex.wire.values import encode_result
 from dspex.worker import engine, shapes
 from dspex.worker.built import Program, Runnable
+from dspex.worker.listening import Listener
 from dspex.worker.sandbox.choose import Factory
 
 # Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
@@ -67,9 +68,15 @@ def _context(program: Runnable, lm: dspy.BaseLM, adapter: Any) -> Any:
     if isinstance(program, Program) and program.generation:
         # A copy asks through the same engines, and so through the same connections.
         lm = lm.copy(**program.generation)
+    stream = engine.scope_of_call().stream
+    listens = {}
+    if stream is not None:
+        listener = Listener(program.answers, stream.status)
+        listens = {"callbacks": [*dspy.settings.get("callbacks", []), listener]}
     return dspy.context(
         lm=lm,
         adapter=adapter,
+        **listens,
         # A program of the user's may hold modules that run code; DSPy's own sandbox has no limit of time.
         interpreter_factory=Factory("auto"),
         **_QUIET,

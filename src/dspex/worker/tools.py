@@ -233,7 +233,7 @@ def _shown(error: Exception) -> str:
 
 
 async def _recorded(spec: ToolSpec, arguments: dict[str, Any], run: Callable[[dict[str, Any]], Any]) -> Any:
-    started = time.monotonic()
+    started = _begun(spec, arguments)
     try:
         returned = await run(arguments)
     except CallbackFailed as failed:
@@ -247,7 +247,7 @@ async def _recorded(spec: ToolSpec, arguments: dict[str, Any], run: Callable[[di
 def _recorded_blocking(
     spec: ToolSpec, arguments: dict[str, Any], run: Callable[[dict[str, Any]], Returned]
 ) -> Any:
-    started = time.monotonic()
+    started = _begun(spec, arguments)
     try:
         returned = run(arguments)
     except CallbackFailed as failed:
@@ -258,9 +258,16 @@ def _recorded_blocking(
     return _settle(spec, arguments, started, returned)
 
 
+def _begun(spec: ToolSpec, arguments: dict[str, Any]) -> float:
+    stream = engine.scope_of_call().stream
+    if stream is not None:
+        stream.tool_call(spec.name, arguments)
+    return time.monotonic()
+
+
 def _settle(spec: ToolSpec, arguments: dict[str, Any], started: float, returned: Returned) -> Any:
     used = arguments if returned.edited is None else returned.edited
-    _record(spec.name, used, started, "ok", None, returned.approval)
+    _record(spec.name, used, started, "ok", None, returned.approval, returned.value)
     return returned.value
 
 
@@ -293,8 +300,12 @@ def _record(
     status: str,
     error: str | None,
     approval: str = "",
+    value: Any = None,
 ) -> None:
-    engine.scope_of_call().tool_calls.append(
+    scope = engine.scope_of_call()
+    if scope.stream is not None:
+        scope.stream.tool_result(name, value, error)
+    scope.tool_calls.append(
         {
             "tool": name,
             "arguments": arguments,

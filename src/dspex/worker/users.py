@@ -50,6 +50,8 @@ class UserProgram:
     types: dict[str, tuple[str, Any]]
     records: dict[str, Record]
     takes_any: bool
+    #: What it makes of its predictors' outputs nobody knows, so they are told when it has ended.
+    answers: tuple[Any, ...] = ()
 
     def check(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs as the program gets them.

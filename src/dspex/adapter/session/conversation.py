@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dspex.adapter.response import Response
+    from dspex.adapter.stream import AsyncStream, Stream
     from dspex.session.records import Insights, Turn
 
 #: What ``chat`` runs unless somebody says otherwise.
@@ -49,6 +50,14 @@ class Conversation(Base):
     async def achat(self, message: Any, *, signature: Any = CHAT, **how: Any) -> Response:
         """``chat`` for event loops. Cancelling it stops the work."""
         return await self._adapter.agenerate(message, **self._talk(signature, how))
+
+    def stream(self, message: Any, *, signature: Any = CHAT, **how: Any) -> Stream:
+        """``chat``, and hear the reply as it comes; see ``adapter.stream``."""
+        return self._adapter.stream(message, **self._talk(signature, how))
+
+    def astream(self, message: Any, *, signature: Any = CHAT, **how: Any) -> AsyncStream:
+        """``stream`` for event loops. Not a coroutine."""
+        return self._adapter.astream(message, **self._talk(signature, how))
 
     def turns(self, *, limit: int | None = None, before: int | None = None) -> list[Turn]:
         """The turns in order, those that run included.

@@ -56,6 +56,7 @@ def react(spec: ProgramSpec, tools: list[dspy.Tool]) -> Program:
         module,
         outputs,
         tell=lambda prediction: {"trajectory": prediction.trajectory},
+        answers=(module.extract.predict,),
     )
 
 

@@ -108,7 +108,15 @@ def program_of_thought(spec: ProgramSpec) -> Program:
     with _quiet():
         module = _Thinks(dspy_signature(spec.declared), interpreter_factory=_factory(spec), **spec.options)
     outputs = tuple(module.generate_output.predict.signature.output_fields)
-    return Program(spec.declared, input_types(spec.declared), module, outputs, blocking=True, tell=_told)
+    return Program(
+        spec.declared,
+        input_types(spec.declared),
+        module,
+        outputs,
+        blocking=True,
+        tell=_told,
+        answers=(module.generate_output.predict,),
+    )
 
 
 def code_act(spec: ProgramSpec, tools: list[dspy.Tool]) -> Program:
@@ -122,7 +130,13 @@ def code_act(spec: ProgramSpec, tools: list[dspy.Tool]) -> Program:
         )
     outputs = tuple(module.extractor.predict.signature.output_fields)
     return Program(
-        spec.declared, input_types(spec.declared), module, outputs, blocking=True, tell=_as_in_dspy
+        spec.declared,
+        input_types(spec.declared),
+        module,
+        outputs,
+        blocking=True,
+        tell=_as_in_dspy,
+        answers=(module.extractor.predict,),
     )
 
 

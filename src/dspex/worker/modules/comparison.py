@@ -55,4 +55,6 @@ def multi_chain_comparison(spec: ProgramSpec) -> Program:
     """A ``MultiChainComparison``, whose outputs begin with its rationale."""
     module = Comparison(dspy_signature(spec.declared), **spec.options)
     outputs = tuple(module.predict.signature.output_fields)
-    return Program(spec.declared, input_types(spec.declared), module, outputs, tell=told)
+    return Program(
+        spec.declared, input_types(spec.declared), module, outputs, tell=told, answers=(module.predict,)
+    )

@@ -12,11 +12,12 @@ from dspex.worker.signatures import dspy_signature, input_types
 def predict(spec: ProgramSpec) -> Program:
     """A ``Predict``."""
     module = dspy.Predict(dspy_signature(spec.declared), **spec.options)
-    return Program(spec.declared, input_types(spec.declared), module, tuple(module.signature.output_fields))
+    outputs = tuple(module.signature.output_fields)
+    return Program(spec.declared, input_types(spec.declared), module, outputs, answers=(module,))
 
 
 def chain_of_thought(spec: ProgramSpec) -> Program:
     """A ``ChainOfThought``, whose outputs begin with its reasoning."""
     module = dspy.ChainOfThought(dspy_signature(spec.declared), **spec.options)
     outputs = tuple(module.predict.signature.output_fields)
-    return Program(spec.declared, input_types(spec.declared), module, outputs)
+    return Program(spec.declared, input_types(spec.declared), module, outputs, answers=(module.predict,))
