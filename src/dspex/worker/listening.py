@@ -15,7 +15,9 @@ import dspy
 from dspy.clients.call_context import stream_emitted
 from dspy.utils.callback import BaseCallback
 
-from dspex.worker.readers import ChatReader, JSONReader, XMLReader
+from dspex.worker.readers.chat import ChatReader
+from dspex.worker.readers.jsontext import JSONReader
+from dspex.worker.readers.xmltext import XMLReader
 
 
 class Reader(Protocol):
