@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.msgpack import Ext
 
 import dspex
-from dspex.adapter.response import json_ready
+from dspex.wire.jsonready import json_ready
 from dspex.wire import own
 from dspex.wire.codes import OWN
 from dspex.wire.values import WireError, decode

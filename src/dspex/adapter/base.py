@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from dspex.adapter.response import Response, StageResult, Timing, json_ready
+from dspex.adapter.response import Response, StageResult, Timing
 from dspex.adapter.session.base import Base as SessionBase
 from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
@@ -23,6 +23,7 @@ from dspex.runtime.turns import InSession, in_session
 from dspex.session.names import check
 from dspex.settings import Settings
 from dspex.tools import ToolRecord
+from dspex.wire.jsonready import json_ready
 
 if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime

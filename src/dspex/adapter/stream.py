@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from dspex.adapter.response import Response, as_text
+from dspex.adapter.response import Response
 from dspex.media.turns import ToolCall
 from dspex.runtime.feed import Ended
 from dspex.runtime.question import seconds
 from dspex.runtime.steps import Steps
-from dspex.runtime.streams import Call
+from dspex.runtime.streams import LiveCall
 from dspex.runtime.told import Delta, Started, Status, ToolResult
 from dspex.types import Usage
 
@@ -43,11 +43,10 @@ class _Listened:
         idle_timeout: float | None = None,
     ) -> None:
         self._adapter = adapter
-        self._call = Call(
+        self._call = LiveCall(
             steps,
             adapter._open.portal,
             adapter._route,
-            as_text,
             seconds("first_token_timeout", first_token_timeout),
             seconds("idle_timeout", idle_timeout),
         )
@@ -65,6 +64,15 @@ class _Listened:
     def response(self) -> Response | None:
         """The response, once the stream has been read to its end."""
         return self._final
+
+    @property
+    def has_one_output(self) -> bool:
+        """Whether the response has one output only, as far as is known by now."""
+        return self._call.has_one_output
+
+    def is_output(self, event: Event) -> bool:
+        """Whether an event is a piece of one of the response's outputs, and not of an earlier stage's."""
+        return isinstance(event, Delta) and event.stage == self._call.last_stage
 
     def _of_version(self, number: int) -> Self:
         """It as one of a program that has versions."""

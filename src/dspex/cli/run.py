@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,6 +14,7 @@ import dspex
 from dspex.adapter.named import NamedProgram
 from dspex.cli.lms import choose, one_worker
 from dspex.cli.show import Progress, outputs, problem, summary
+from dspex.cli.telling import tell
 from dspex.program.catalogue import find
 from dspex.program.importpath import is_path, require_allowed
 from dspex.program.prompt import fill
@@ -40,6 +41,7 @@ Examples:
   dspex run Predict "text, words: int -> summary" words=20 text="A long text ..."
   dspex run shop.support:Router "Where is my parcel?"
   dspex run triage "My parcel is late."      # a program of the settings file: [program.triage]
+  dspex run ChainOfThought "question -> answer" "Why is the sky blue?" --stream
   cat report.txt | dspex run Predict "report -> summary, topics: list[str]" - --json
 """
 
@@ -87,6 +89,9 @@ def run(
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds for the answer; starting workers and model not counted.")
     ] = 120.0,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print outputs as they come; with --json each event on a line.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Run a program once and print its outputs.
@@ -102,15 +107,25 @@ def run(
     try:
         settings = dspex.Settings()
         chosen = choose(lm, base_url, api_key, settings)
-        response = _ask(module, signature, arguments or [], chosen, timeout, settings, quiet=as_json)
+        how = _How(timeout, stream, as_json)
+        response = _ask(module, signature, arguments or [], chosen, settings, how)
     except dspex.DspexError as error:
         problem(error, as_json=as_json)
         raise typer.Exit(_BAD_USAGE if isinstance(error, USAGE) else _FAILED) from None
-    if as_json:
+    if as_json and not stream:
         print(json.dumps(response.to_dict(), ensure_ascii=False))
-    else:
-        outputs(response)
+    elif not as_json:
+        if not stream:
+            outputs(response)
         summary(response)
+
+
+class _How(NamedTuple):
+    """How it is asked: seconds for the answer, whether it is told as it comes, and whether as JSON."""
+
+    timeout: float
+    stream: bool
+    as_json: bool
 
 
 def _ask(
@@ -118,11 +133,10 @@ def _ask(
     signature: str | None,
     arguments: list[str],
     lm: dspex.LM | str | None,
-    timeout: float,
     settings: dspex.Settings,
-    *,
-    quiet: bool,
+    how: _How,
 ) -> dspex.Response:
+    timeout = how.timeout
     own, named = is_path(module), module in settings.programs
     # What can be refused is refused before a process or a model is started.
     if own:
@@ -137,7 +151,7 @@ def _ask(
         parsed = parse(_signature_of(module, signature))
         prompt, inputs = _inputs({field.name: field.type for field in parsed.inputs}, arguments)
         make(module, fill(parsed, prompt, inputs)[0])
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=how.as_json) as progress:
         runtime = dspex.Runtime(lm, pools=one_worker(settings), settings=settings)
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
@@ -145,14 +159,18 @@ def _ask(
                 program = runtime.adapter(timeout=timeout).program(module)
                 assert isinstance(program, NamedProgram)
                 prompt, inputs = _inputs(program.inputs or {}, arguments, takes_any=program.inputs is None)
+                if how.stream:
+                    return tell(program.stream(prompt, **inputs), as_json=how.as_json)
                 return program(prompt, **inputs)
             if own:
                 said = runtime.pool().execute("describe", {"module": module}, timeout=timeout)
                 types = {name: one["type"] for name, one in said["inputs"].items()}
                 prompt, inputs = _inputs(types, arguments, takes_any=said["takes_any"])
-            return runtime.adapter(timeout=timeout).generate(
-                prompt, module=module, signature=parsed, inputs=inputs
-            )
+            adapter = runtime.adapter(timeout=timeout)
+            if how.stream:
+                live = adapter.stream(prompt, module=module, signature=parsed, inputs=inputs)
+                return tell(live, as_json=how.as_json)
+            return adapter.generate(prompt, module=module, signature=parsed, inputs=inputs)
 
 
 def _signature_of(module: str, signature: str | None) -> str:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.progress import Progress as Bar
 
 import dspex
-from dspex.adapter.response import json_ready
+from dspex.wire.jsonready import json_ready
 
 _STEPS = {
     "joining": "joining the model's weights (once)",

@@ -19,9 +19,11 @@ from dspex.runtime.core import Core
 from dspex.runtime.portal import Portal
 from dspex.runtime.question import Question, deadline_in
 from dspex.runtime.route import Found, Route
-from dspex.runtime.stages import single
+from dspex.runtime.stages import Ran, single
 from dspex.runtime.steps import OnLoop, Steps, arun, run
 from dspex.runtime.store_commands import StoreCommands
+from dspex.runtime.stream_command import aevents, events
+from dspex.runtime.streams import LiveCall
 from dspex.runtime.turns import InSession, in_session
 from dspex.session.names import check
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments
@@ -76,10 +78,12 @@ class Bridge:
         Args:
             command: ``ping``, ``echo``, ``describe``, ``execute_module`` (also ``run``), ``get_stats``,
                 ``shutdown``, ``configure_lm``, ``create_program``, ``execute_program``, ``list_programs``,
-                ``get_program_info``, ``delete_program``, ``cleanup_session``, or one that a module of yours
-                registered with ``@dspex.command``.
+                ``get_program_info``, ``delete_program``, ``cleanup_session``, ``stream``, or one that a
+                module of yours registered with ``@dspex.command``.
             args: Its arguments by name. ``execute_module`` takes ``module``, ``signature``, ``inputs`` or
                 ``prompt``, ``options``, ``lm`` and ``tools`` (import paths), and returns the outputs.
+                ``stream`` takes the same, and returns an iterator of dicts (``aexecute``: an async one): what
+                happens while it runs by its ``type``, and last ``{"type": "final", "outputs": ...}``.
                 ``configure_lm`` takes what ``LM`` takes, and the ``name`` of a profile; without one it is the
                 runtime's default.
             timeout: Seconds after which the work is stopped; None never stops it.
@@ -94,6 +98,9 @@ class Bridge:
             name, lm = _profile(args or {})
             return self._portal.run(lambda: self._configure(name, lm), "aexecute")
         whose = caller(tenant, priority)
+        if command == "stream":
+            self._portal.refuse_loop("aexecute")
+            return events(self._listened(args, timeout, whose))
         if command in self._store:
             taken = self._store.steps(command, args, deadline_in(timeout), whose)
             return run(taken, self._portal, self._route, "aexecute")
@@ -119,6 +126,8 @@ class Bridge:
             name, lm = _profile(args or {})
             return await self._portal.wait(lambda: self._configure(name, lm))
         whose = caller(tenant, priority)
+        if command == "stream":
+            return aevents(self._listened(args, timeout, whose))
         if command in self._store:
             taken = self._store.steps(command, args, deadline_in(timeout), whose)
             return await arun(taken, self._portal, self._route)
@@ -129,6 +138,13 @@ class Bridge:
         if command == "describe":
             return _told(await self._route.afind(question))
         return (await self._route.aask(question)).outputs
+
+    def _listened(
+        self, args: dict[str, Any] | None, timeout: float | None, whose: Caller, session_id: str | None = None
+    ) -> LiveCall:
+        question = _question(args or {}, deadline_in(timeout), whose)
+        taken = single(question, None) if session_id is None else self._turn_of(session_id, question)
+        return LiveCall(taken, self._portal, self._route)
 
     # In a session
 
@@ -161,6 +177,9 @@ class Bridge:
             RuntimeError: Called on the runtime's own event loop; await ``aexecute_in_session`` there.
         """
         whose = caller(tenant, priority)
+        if command == "stream":
+            self._portal.refuse_loop("aexecute_in_session")
+            return events(self._listened(args, timeout, whose, session_id))
         taken = self._in_session(session_id, command, args, timeout, whose)
         if taken is not None:
             return run(taken, self._portal, self._route, "aexecute_in_session")
@@ -180,6 +199,8 @@ class Bridge:
     ) -> Any:
         """``execute_in_session`` for event loops."""
         whose = caller(tenant, priority)
+        if command == "stream":
+            return aevents(self._listened(args, timeout, whose, session_id))
         taken = self._in_session(session_id, command, args, timeout, whose)
         if taken is not None:
             return await arun(taken, self._portal, self._route)
@@ -207,10 +228,15 @@ class Bridge:
         return self._turn(session_id, question)
 
     def _turn(self, session_id: str, question: Question) -> Steps[Any]:
+        ran = yield from self._turn_of(session_id, question)
+        return ran.outputs
+
+    def _turn_of(self, session_id: str, question: Question) -> Steps[Ran]:
+        check("a session's id", session_id)
         tenant = question.caller.tenant
         yield OnLoop(lambda: self._core.sessions.ensure(tenant, session_id))
-        ran = yield from in_session(self._core, InSession(tenant, session_id), question, single)
-        return ran.outputs
+        ran: Ran = yield from in_session(self._core, InSession(tenant, session_id), question, single)
+        return ran
 
     @staticmethod
     def _question(

@@ -102,6 +102,7 @@ class Prepared:
         largest: The most bytes that the result of a tool may have.
         outputs: The caller's own type of each output that has one.
         content: The output that is the answer's one text; None where only the answer tells.
+        one_output: Whether it is known to have no other.
         flow: Where what it tells while it runs goes; None when nobody listens.
     """
 
@@ -122,6 +123,7 @@ class Prepared:
     loop: asyncio.AbstractEventLoop | None = None
     largest: int = 0
     content: str | None = None
+    one_output: bool = False
     flow: Flow | None = None
 
     def callbacks(self, functions: Functions) -> CallTools | None:
@@ -192,7 +194,8 @@ def prepare(
         context=contextvars.copy_context() if named.functions else None,
         loop=asyncio.get_running_loop() if named.functions and on_loop else None,
         largest=max_payload,
-        content=sig.outputs[-1].name if sig is not None and sig.outputs else None,
+        content=None if sig is None else sig.outputs[-1].name,
+        one_output=sig is not None and len(sig.outputs) == 1 and spec.module == "dspy.Predict",
     )
 
 

@@ -18,6 +18,7 @@ from dspex.runtime import steps
 from dspex.runtime.feed import WINDOW, Ended, Feed
 from dspex.runtime.told import Delta, Started, Status, ToolResult
 from dspex.types import Usage
+from dspex.wire.jsonready import as_text
 from dspex.wire.messages import NOTHING, Chunk
 from dspex.wire.values import decode
 
@@ -31,20 +32,21 @@ if TYPE_CHECKING:
 _CLOSING = 5.0
 
 
-class Call:
+class LiveCall:
     """One call that is listened to, from its first step to its end.
 
     Args:
         taken: The steps of the call.
         portal: The way onto the runtime's loop.
         route: The way of questions.
-        text_of: An output as text.
         first_token: Seconds within which the first delta has to come; None is no limit.
         idle: Seconds within which something has to come after what came last; None is no limit.
 
     Attributes:
         feed: What it tells, to be read.
         content: The output of the last stage that is the response's one text, once that is known.
+        last_stage: Number of the stage whose outputs are the response's, once it has begun.
+        has_one_output: Whether that has one output only, as far as is known.
     """
 
     def __init__(
@@ -52,13 +54,13 @@ class Call:
         taken: steps.Steps[Any],
         portal: Portal,
         route: Route,
-        text_of: Callable[[Any], str],
-        first_token: float | None,
-        idle: float | None,
+        first_token: float | None = None,
+        idle: float | None = None,
     ) -> None:
         self.feed = Feed(self._granted)
         self.content: str | None = None
-        self.text_of = text_of
+        self.last_stage: int | None = None
+        self.has_one_output = False
         self._taken = taken
         self._portal = portal
         self._route = route
@@ -149,16 +151,18 @@ class Call:
         self._stage = stage = _Stage(self.feed, self._watch, self._number, question.request_id)
         prepared = await self._route.aprepare(question)
         if question.is_last:
-            self.content = prepared.content
+            self.content, self.last_stage = prepared.content, self._number
+            self.has_one_output = prepared.one_output
         answer = await self._route.aanswer(replace(prepared, flow=stage, loop=self._callers_loop))
-        if question.is_last and self.content is None:
+        if question.is_last and not stage.texts:
+            self.has_one_output = len(answer.outputs) == 1
             self.content = next(reversed(answer.outputs), None)
-        stage.finish(answer.outputs, self.text_of)
+        stage.finish(answer.outputs)
         return answer
 
     def is_content(self, delta: Delta) -> bool:
         """Whether a piece is one of the response's one text."""
-        return delta.field == self.content and delta.stage == self._number
+        return delta.field == self.content and delta.stage == self.last_stage
 
     async def afind(self, question: Question) -> Found:
         """See ``steps.Asks``."""
@@ -230,10 +234,10 @@ class _Stage:
             case "usage":
                 self._feed.put(msgspec.msgpack.decode(chunk.value, type=Usage))
 
-    def finish(self, outputs: dict[str, Any], text_of: Callable[[Any], str]) -> None:
+    def finish(self, outputs: dict[str, Any]) -> None:
         """Tell what did not come piecewise: what is no text, and the outputs of programs that tell none."""
         for name, value in outputs.items():
-            text, came = text_of(value), "".join(self.texts.get(name, ()))
+            text, came = as_text(value), "".join(self.texts.get(name, ()))
             if text != came and text.startswith(came):
                 self.texts.setdefault(name, []).append(text[len(came) :])
                 self._feed.put(Delta(name, text[len(came) :], self._number))

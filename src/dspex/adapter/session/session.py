@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from dspex.adapter.response import json_ready
 from dspex.adapter.session.conversation import Conversation
 from dspex.adapter.session.programs import Programs
 from dspex.adapter.session.variables import Variables
 from dspex.runtime.steps import OnLoop, Steps
+from dspex.wire.jsonready import json_ready
 from dspex.wire.values import decode
 
 if TYPE_CHECKING:

@@ -157,16 +157,16 @@ def _session(adapter: dspex.DSPyAdapter, session_id: str | None) -> dspex.Sessio
 
 def _module(
     session: dspex.Session, module: str, signature: str
-) -> tuple[Callable[[dict[str, Any]], dspex.Response], Asked]:
-    def answer(inputs: dict[str, Any]) -> dspex.Response:
-        return session.chat(None, module=module, signature=signature, inputs=inputs)
+) -> tuple[Callable[[dict[str, Any]], dspex.Stream], Asked]:
+    def answer(inputs: dict[str, Any]) -> dspex.Stream:
+        return session.stream(None, module=module, signature=signature, inputs=inputs)
 
     return answer, _asked(signature)
 
 
 def _program(
     session: dspex.Session, document: dict[str, Any]
-) -> tuple[Callable[[dict[str, Any]], dspex.Response], Asked]:
+) -> tuple[Callable[[dict[str, Any]], dspex.Stream], Asked]:
     # Under a name that tells its content, so that going on with the same file stores nothing anew, and a file
     # that has changed is another program.
     content = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
@@ -178,8 +178,8 @@ def _program(
     text = program.info().signature
     asked: Asked = {"prompt": None} if text is None else _asked(text)
 
-    def answer(inputs: dict[str, Any]) -> dspex.Response:
-        return program(**inputs) if text is not None else program(inputs["prompt"])
+    def answer(inputs: dict[str, Any]) -> dspex.Stream:
+        return program.stream(**inputs) if text is not None else program.stream(inputs["prompt"])
 
     return answer, asked
 

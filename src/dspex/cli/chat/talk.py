@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +13,8 @@ import dspex
 from dspex.cli.chat import slash
 from dspex.cli.chat.lines import Lines
 from dspex.cli.run import value_of
-from dspex.cli.show import outputs, problem, summary
+from dspex.cli.show import problem, summary
+from dspex.cli.telling import tell
 
 # What is typed for: each input's name and type.
 Asked = dict[str, str | None]
@@ -25,7 +25,7 @@ class Talk:
 
     Args:
         session: The session.
-        answer: Gives the response to inputs by name.
+        answer: Gives the answer to inputs by name, to be told as it comes.
         asked: The inputs that are typed.
         lines: Reads them.
         as_json: Whether answers and errors are JSON, an object a line.
@@ -38,7 +38,7 @@ class Talk:
     def __init__(
         self,
         session: dspex.Session,
-        answer: Callable[[dict[str, Any]], dspex.Response],
+        answer: Callable[[dict[str, Any]], dspex.Stream],
         asked: Asked,
         lines: Lines,
         *,
@@ -113,34 +113,29 @@ class Talk:
 
     def _say(self, inputs: dict[str, Any]) -> None:
         try:
-            with self._waiting():
-                response = self._answer(inputs)
-            self._show(response)
+            if self._json:
+                response = self._whole(self._answer(inputs))
+                print(json.dumps(response.to_dict(), ensure_ascii=False))
+            else:
+                response = tell(self._answer(inputs), as_json=False, waiting=self._lines.typed)
+                if self._lines.typed:
+                    summary(response)
+            sys.stdout.flush()  # whoever reads a pipe waits for this answer before the next question
+            if response.recorded is False:
+                self.tell("this turn could not be stored: the next one will not know of it")
         except dspex.DspexError as error:
             self.failed = True
             self._trouble(error)
         except KeyboardInterrupt:
             self.tell("stopped")
 
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Show that something goes on, to whoever waits at a terminal."""
-        if self._json or not self._lines.typed or not self._console.is_terminal:
-            yield
-            return
-        with self._console.status("[dim]…  Ctrl-C stops it", spinner="dots"):
-            yield
-
-    def _show(self, response: dspex.Response) -> None:
-        if self._json:
-            print(json.dumps(response.to_dict(), ensure_ascii=False))
-        else:
-            outputs(response)
-            if self._lines.typed:
-                summary(response)
-        sys.stdout.flush()  # whoever reads a pipe waits for this answer before the next question
-        if response.recorded is False:
-            self.tell("this turn could not be stored: the next one will not know of it")
+    @staticmethod
+    def _whole(stream: dspex.Stream) -> dspex.Response:
+        with stream:
+            for _ in stream:
+                pass
+        assert stream.response is not None
+        return stream.response
 
     def _trouble(self, error: dspex.DspexError) -> None:
         if self._json:

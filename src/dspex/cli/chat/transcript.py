@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from dspex.adapter.response import json_ready
 from dspex.session.records import Turn
+from dspex.wire.jsonready import json_ready
 
 
 def markdown(session_id: str, turns: list[Turn]) -> str:

@@ -13,7 +13,6 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dspex.adapter.response import json_ready
 from dspex.adapter.runtime import Runtime
 from dspex.cli.doctor import kernel, model, surroundings, system, trial
 from dspex.cli.doctor.finding import Finding
@@ -21,6 +20,7 @@ from dspex.cli.page import as_json, page, table, terminal
 from dspex.cli.show import problem
 from dspex.errors import DspexError
 from dspex.settings import Settings
+from dspex.wire.jsonready import json_ready
 
 #: Shown under ``dspex doctor --help``.
 EXAMPLES = """\b
