@@ -125,7 +125,7 @@ def delayed(seconds: float, reply: Reply) -> Reply:
 
 
 def paced(reply: Reply, *, cut: int | None = None, pause: float = 0.0, breaks: int | None = None) -> Reply:
-    """The same reply; a client that streams gets it in pieces of that size, at that pace, or not to its end."""
+    """The same reply, to a client that streams in pieces of that size, at that pace, or not to its end."""
     return replace(reply, cut=cut, pause=pause, breaks=breaks)
 
 
