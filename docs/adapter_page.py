@@ -130,8 +130,8 @@ def whole() -> str:
             f"### {kind.__name__}\n\n{struct(kind)}"
             for kind in (dspex.Started, dspex.Delta, dspex.Status, dspex.ToolResult, dspex.Final)
         ],
-        "Beside these a stream tells a `ToolCall` when a tool is called, and the `Usage` of each LM request that "
-        "has ended.",
+        "Beside these a stream tells a `ToolCall` when a tool is called, and the `Usage` of each LM request "
+        "that has ended.",
         "### Timing",
         struct(dspex.Timing),
         "### Usage",
