@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from dspex.adapter.described import Described, DescribedField, DescribedOption
     from dspex.adapter.loaded import LoadedProgram
     from dspex.adapter.named import NamedProgram
+    from dspex.adapter.outcomes import AsyncOutcomes, Outcomes
     from dspex.adapter.program import Program
     from dspex.adapter.response import Response, StageResult, Timing
     from dspex.adapter.runtime import Runtime
     from dspex.adapter.session.session import Session
     from dspex.adapter.stream import AsyncStream, Final, Stream
+    from dspex.batch.outcome import BatchProgress, Outcome
     from dspex.errors import (
         BudgetExceeded,
         CallError,
@@ -111,12 +113,14 @@ _HOMES = {
     "dspex.adapter.capabilities": "Capabilities",
     "dspex.adapter.loaded": "LoadedProgram",
     "dspex.adapter.named": "NamedProgram",
+    "dspex.adapter.outcomes": "AsyncOutcomes Outcomes",
     "dspex.adapter.program": "Program",
     "dspex.adapter.described": "Described DescribedField DescribedOption",
     "dspex.adapter.response": "Response StageResult Timing",
     "dspex.adapter.runtime": "Runtime",
     "dspex.adapter.session.session": "Session",
     "dspex.adapter.stream": "AsyncStream Final Stream",
+    "dspex.batch.outcome": "BatchProgress Outcome",
     "dspex.errors": (
         "BudgetExceeded CallError Cancelled Conflict DspexError InvalidInput InvalidOption InvalidSignature "
         "LMAuth LMBilling LMCircuitOpen LMContextWindow LMError LMInvalidRequest LMNotConfigured "
@@ -152,8 +156,10 @@ __version__ = "0.1.0"
 __all__ = [
     "LM",
     "Allow",
+    "AsyncOutcomes",
     "AsyncStream",
     "Audio",
+    "BatchProgress",
     "BudgetExceeded",
     "CallError",
     "Cancelled",
@@ -201,6 +207,8 @@ __all__ = [
     "ModuleNotFound",
     "NamedProgram",
     "NotAllowed",
+    "Outcome",
+    "Outcomes",
     "ParseError",
     "PayloadTooLarge",
     "PoisonCall",

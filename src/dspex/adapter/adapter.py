@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dspex.adapter.base import UNSET, GivenSignature, Prompt, Sandbox, Unset
+from dspex.adapter.batches import Batches
 from dspex.adapter.capabilities import Capabilities, found
 from dspex.adapter.described import Described, described
 from dspex.adapter.loaded import LoadedProgram
 from dspex.adapter.named import NamedProgram
 from dspex.adapter.response import Response
 from dspex.adapter.sessions import Sessions
-from dspex.adapter.streams import Streams
 from dspex.errors import ModuleNotFound
 from dspex.lm.named import configured
 from dspex.lm.profile import LM
@@ -40,7 +40,7 @@ def _with_given(
     return {**how, **given}
 
 
-class DSPyAdapter(Streams, Sessions):
+class DSPyAdapter(Batches, Sessions):
     """Runs DSPy programs in a pool of workers.
 
     ``runtime.adapter(...)`` gives one that shares the runtime. Made by itself it opens a runtime of its own

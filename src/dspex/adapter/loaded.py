@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dspex.adapter.outcomes import AsyncOutcomes, Ended, Outcomes
 from dspex.adapter.response import Response
 from dspex.adapter.stream import AsyncStream, Stream
 from dspex.adapter.versions import Version, Versions
+from dspex.batch.batch import Items
 from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.saved import Given, Saved
@@ -82,6 +84,19 @@ class LoadedProgram:
         """``stream`` for event loops."""
         version = self._versions.current
         return self._adapter.astream(prompt, **self._call(version, inputs))._of_version(version.number)
+
+    def batch(self, items: Items, **how: Any) -> list[Ended] | Outcomes:
+        """Run many items through it; ``how`` is what ``adapter.batch`` takes. All run with one version."""
+        return self._adapter.batch(items, **self._calls(how))
+
+    def abatch(self, items: Items, **how: Any) -> AsyncOutcomes:
+        """``batch`` for event loops."""
+        return self._adapter.abatch(items, **self._calls(how))
+
+    def _calls(self, how: dict[str, Any]) -> dict[str, Any]:
+        call = {**self._call(self._versions.current, {}), **how}
+        del call["inputs"]
+        return call
 
     def _call(self, version: Version[Saved | None], inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspex.adapter.base import UNSET, Unset
+from dspex.adapter.batched import Batched
+from dspex.adapter.batches import Options, Whole, of_document, opener
+from dspex.adapter.outcomes import Open
 from dspex.adapter.response import Response
 from dspex.adapter.stream import AsyncStream, Stream
-from dspex.adapter.versions import Versions
+from dspex.adapter.versions import Version, Versions
+from dspex.batch.batch import Items
 from dspex.errors import DspexError, InvalidOption
 from dspex.lm.profile import LM
 from dspex.program.document import Made
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from dspex.adapter.session.session import Session
 
 
-class NamedProgram:
+class NamedProgram(Batched):
     """A program of the settings; ``adapter.program("triage")`` gives one.
 
     Calling it runs it, all its stages: ``program(question="Why?")``, or with a prompt, ``program("Why?")``.
@@ -80,6 +85,17 @@ class NamedProgram:
         """``stream`` for event loops."""
         return AsyncStream(self._adapter, self._run(prompt, inputs))
 
+    def _opener(self, items: Items, how: dict[str, Any]) -> Open:
+        version = self._versions.current
+
+        async def whole() -> Whole:
+            return of_document(self._adapter, version.held.document, self._how.lm, self.name)
+
+        def steps(prompt: Any, inputs: Any) -> Steps[Response]:
+            return self._run(prompt, inputs or {}, version, "batch")
+
+        return opener(self._adapter, items, whole, steps, Options.of(how))
+
     def swap(self, state: Given | None) -> int:
         """Go on with another state, while calls run; see ``LoadedProgram.swap``.
 
@@ -120,8 +136,15 @@ class NamedProgram:
         yield from self._adapter._dump(made)
         return self._versions.add(made)
 
-    def _run(self, prompt: Any, inputs: dict[str, Any]) -> Steps[Response]:
-        adapter, how, version = self._adapter, self._how, self._versions.current
+    def _run(
+        self,
+        prompt: Any,
+        inputs: Mapping[str, Any],
+        version: Version[Made] | None = None,
+        priority: Priority | None = None,
+    ) -> Steps[Response]:
+        adapter, how = self._adapter, self._how
+        version = version or self._versions.current
         document = version.held.document
         stages = Stages(document, version.held.tools, adapter._open.core.models.references)
         question = Question(
@@ -130,7 +153,7 @@ class NamedProgram:
             debug=how.debug,
             lm=how.lm,
             deadline=adapter._deadline(how.timeout),
-            caller=caller(adapter._tenant if how.tenant is None else how.tenant, how.priority),
+            caller=caller(adapter._tenant if how.tenant is None else how.tenant, priority or how.priority),
         )
         if how.session is None:
             ran: Ran = yield from stages.run(question, adapter._lm)

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dspex.adapter.base import UNSET
+from dspex.adapter.batched import Batched
+from dspex.adapter.batches import Options, Whole, of_document, opener
+from dspex.adapter.outcomes import Open
 from dspex.adapter.response import Response
 from dspex.adapter.stream import AsyncStream, Stream
+from dspex.batch.batch import Items
 from dspex.errors import Conflict, InvalidOption
 from dspex.program import document as documents
 from dspex.program.document import Document, Made
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 _TRIES = 20
 
 
-class Program:
+class Program(Batched):
     """A program in the store: any worker runs it, and it is there when this process is not.
 
     ``adapter.create_program(...)`` and ``session.create_program(...)`` make one. Calling it runs its current
@@ -89,6 +94,19 @@ class Program:
     def astream(self, prompt: Any = None, /, **inputs: Any) -> AsyncStream:
         """``stream`` for event loops. Not a coroutine."""
         return self._adapter.astream_program(self.id, inputs, prompt=prompt, tenant=self._tenant or None)
+
+    def _opener(self, items: Items, how: dict[str, Any]) -> Open:
+        adapter, tenant = self._adapter, self._tenant or None
+
+        async def whole() -> Whole:
+            _, made = await adapter._atake(self._current())
+            return of_document(adapter, made.document, None, self.name)
+
+        def steps(prompt: Any, inputs: Any) -> Steps[Response]:
+            asked = adapter._asked(inputs, prompt, UNSET, None, False, tenant, "batch")
+            return adapter._execute(self.id, None, asked)
+
+        return opener(adapter, items, whole, steps, Options.of(how))
 
     def _heard(self, response: Response) -> Response:
         self.version = response.program_version or self.version

@@ -79,6 +79,18 @@ class References:
         return lm
 
 
+def identity(lm: LM) -> dict[str, Any]:
+    """What an LM's answers depend on: plain values, no key and nothing that may be one."""
+    said: dict[str, Any] = {"model": lm.model}
+    said |= {
+        name: value for name in _OPTIONS if (value := getattr(lm, name)) is not None and name != "timeout"
+    }
+    said |= {name: value for name, value in lm.params.items() if name in _PLAIN}
+    if lm.extraction_lm is not None:
+        said["extraction_lm"] = identity(lm.extraction_lm)
+    return said
+
+
 def _options(lm: LM) -> dict[str, Any] | None:
     """Its arguments; None when one of them may be a secret, or cannot be stored."""
     if lm.api_key is not None and not (isinstance(lm.api_key, str) and is_reference(lm.api_key)):

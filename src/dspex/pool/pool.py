@@ -148,6 +148,11 @@ class LocalPool:
                 discard(work.future.result().value)
             raise
 
+    @property
+    def capacity(self) -> int:
+        """How many calls its workers run at once when there are as many of them as there may be."""
+        return self._supervisor.most * self._slots
+
     def stats(self) -> PoolStats:
         """How it stands."""
         unhealthy = self._supervisor.unhealthy

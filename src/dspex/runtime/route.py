@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from dspex.errors import DspexError
+from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
 from dspex.program import forms
 from dspex.program.described import Description
@@ -23,7 +24,7 @@ from dspex.runtime.mcp import has_servers
 from dspex.runtime.modules import describe, describe_signature, known, known_signature
 from dspex.runtime.portal import Portal
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
-from dspex.runtime.specify import specify
+from dspex.runtime.specify import Named, specify
 from dspex.runtime.states import States
 from dspex.wire.payloads import take
 
@@ -45,6 +46,23 @@ class Found:
     question: Question
     users: Description | None
     declared: Signature | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a question asks, but for its inputs.
+
+    Attributes:
+        program: Fingerprint of its program.
+        module: Full name of its module.
+        lm: Its LM; None of a program of the user's own that is given none.
+        shared: Whether it may run beside other calls.
+    """
+
+    program: bytes
+    module: str
+    lm: LM | None
+    shared: bool
 
 
 class Route:
@@ -203,14 +221,37 @@ class Route:
         found = await self.afind(question)
         return await self._portal.wait(lambda: self._build(found, dump))
 
-    async def _build(self, found: Found, dump: bool) -> Any:
-        question, allowed = found.question, self._core.settings.allow_modules
+    async def identity(self, question: Question) -> Identity:
+        """What a question asks, but for its inputs; everything that can be wrong with that is told.
+
+        Raises:
+            Refused: Something in it is wrong; no LM was asked.
+        """
+        found = await self.afind(question)
         try:
-            given = None
-            if found.users is None:
-                wanted = DEFAULT_SIGNATURE if question.signature is None else question.signature
-                given = (forms.read(wanted) if found.declared is None else Given(found.declared)).signature
-            named = specify(question, given, found.users, allowed, self._core.catalogue)
+            named = self._named(found)
+            lm = self._core.models.find(question.lm) if found.users is None or question.lm else None
+        except DspexError as error:
+            raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)
+        _, fingerprint = self._programs.encoded(named.spec)
+        return Identity(fingerprint, named.spec.module, lm, named.shared)
+
+    def capacity(self, *, shared: bool) -> int:
+        """How many calls the pool, or its companion for calls that run alone, can run at once."""
+        return self._pool_for(isolated=not shared).capacity
+
+    def _named(self, found: Found) -> Named:
+        given = None
+        if found.users is None:
+            wanted = DEFAULT_SIGNATURE if found.question.signature is None else found.question.signature
+            given = (forms.read(wanted) if found.declared is None else Given(found.declared)).signature
+        allowed = self._core.settings.allow_modules
+        return specify(found.question, given, found.users, allowed, self._core.catalogue)
+
+    async def _build(self, found: Found, dump: bool) -> Any:
+        question = found.question
+        try:
+            named = self._named(found)
             encoded, fingerprint = self._programs.encoded(named.spec)
             work = Work(
                 "dump" if dump else "build",

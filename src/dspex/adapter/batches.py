@@ -1,0 +1,363 @@
+"""Batches: many items through one program."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dspex import checks
+from dspex.adapter.base import UNSET, Base, GivenSignature, Sandbox, Unset
+from dspex.adapter.kept import kept, rebuilt
+from dspex.adapter.outcomes import AsyncOutcomes, Ended, Open, Outcomes, Run
+from dspex.adapter.streams import Streams
+from dspex.batch.bar import Bar
+from dspex.batch.batch import Batch, How, Items
+from dspex.batch.journal import Journal
+from dspex.batch.outcome import BatchProgress
+from dspex.errors import InvalidOption
+from dspex.lm.profile import LM
+from dspex.lm.reference import identity
+from dspex.program import document as documents
+from dspex.program.document import Document
+from dspex.runtime.caller import Priority, caller
+from dspex.runtime.question import Question
+from dspex.runtime.steps import Steps
+from dspex.wire.values import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from dspex.adapter.response import Response
+
+# Of the calls that a pool can run at once, those that a batch leaves to others.
+_LEFT_TO_OTHERS = 8
+#: Told how far a batch is; True shows a bar.
+Progress = Callable[[BatchProgress], None] | bool | None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all items of a batch have in common.
+
+    Attributes:
+        program: Its fingerprint: that of the program, and all else that answers depend on.
+        says: The same in words, for the journal.
+        lm: The LM that is asked; None when nobody knows.
+        shared: Whether it may run beside other calls.
+    """
+
+    program: bytes
+    says: dict[str, Any]
+    lm: LM | None
+    shared: bool = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a batch is run; see ``DSPyAdapter.batch``."""
+
+    concurrency: int | None = None
+    journal: str | Path | None = None
+    retry_failed: bool = False
+    retries: int = 0
+    max_errors: int | None = None
+    max_cost: float | None = None
+    progress: Progress = None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Options:
+        """From keywords.
+
+        Raises:
+            InvalidOption: One of them is none.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise InvalidOption(
+                    f"batch has no option {name!r}; it has {', '.join(known)}",
+                    details={"option": name, "known": known},
+                )
+        return cls(**given)
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            InvalidOption: One of them is not what it has to be.
+        """
+        checks.whole_number("concurrency", self.concurrency, 1, optional=True)
+        checks.whole_number("retries", self.retries, 0)
+        checks.whole_number("max_errors", self.max_errors, 1, optional=True)
+        checks.number("max_cost", self.max_cost, optional=True)
+
+
+class Calls:
+    """The items of one batch of an adapter; see ``batch.batch.Asked``.
+
+    Args:
+        adapter: The adapter.
+        steps: Makes the steps of an item's call, from its prompt and its inputs.
+    """
+
+    def __init__(self, adapter: Base, steps: Callable[[Any, Any], Steps[Response]]) -> None:
+        self._adapter = adapter
+        self._steps = steps
+
+    async def ask(self, item: Any) -> Response:
+        """See ``Asked``."""
+        return await self._adapter._atake(self._steps(*_split(item)))
+
+    def fingerprint(self, item: Any) -> str:
+        """See ``Asked``."""
+        if isinstance(item, Mapping):
+            item = sorted(item.items(), key=lambda pair: str(pair[0]))
+        pieces, _ = encode(item, where="item")
+        digest = hashlib.blake2b(digest_size=16)
+        for piece in pieces:
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def kept(self, response: Response) -> dict[str, Any]:
+        """See ``Asked``."""
+        return kept(response)
+
+    def rebuilt(self, said: dict[str, Any]) -> Response:
+        """See ``Asked``."""
+        return rebuilt(said)
+
+    def spent(self, response: Response) -> tuple[int, float | None]:
+        """See ``Asked``."""
+        return response.usage.total_tokens, response.cost
+
+
+def _split(item: Any) -> tuple[Any, Any]:
+    """An item's prompt, and its inputs."""
+    return (None, item) if isinstance(item, Mapping) else (item, None)
+
+
+def opener(
+    adapter: Base,
+    items: Items,
+    whole: Callable[[], Awaitable[Whole]],
+    steps: Callable[[Any, Any], Steps[Response]],
+    options: Options,
+) -> Callable[[], Any]:
+    """What opens a batch, on whatever loop it is to run.
+
+    Args:
+        adapter: The adapter.
+        items: The items.
+        whole: Tells what they have in common; refuses what is wrong with all of them.
+        steps: Makes the steps of an item's call, from its prompt and its inputs.
+        options: How it is run.
+
+    Raises:
+        InvalidOption: An option is not what it has to be.
+    """
+    options.check()
+
+    async def opened() -> Run:
+        common = await whole()
+        journal = None
+        if options.journal is not None:
+            path = Path(options.journal)
+            program = hashlib.blake2b(common.program, digest_size=16).hexdigest()
+            journal = await asyncio.to_thread(Journal, path, program, common.says)
+        bar = Bar() if options.progress is True else None
+        how = How(
+            _most(adapter, common, options.concurrency),
+            options.retries,
+            options.retry_failed,
+            options.max_errors,
+            options.max_cost,
+            bar if isinstance(options.progress, bool) else options.progress,
+        )
+        batch = Batch(items, Calls(adapter, steps), how, journal)
+        total = len(items) if isinstance(items, Sized) else None
+        return Run(batch, total, bar.close if bar is not None else _nothing)
+
+    return opened
+
+
+def _nothing() -> None:
+    pass
+
+
+def _most(adapter: Base, common: Whole, concurrency: int | None) -> Callable[[], int]:
+    """How many items can be under way: what the pool can run but for a few, what the LM's limits allow."""
+    route = adapter._route
+    allowed = math.inf
+    if common.lm is not None and common.lm.limits is not None and common.lm.limits.in_flight:
+        allowed = common.lm.limits.in_flight
+
+    def most() -> int:
+        if concurrency is not None:
+            return concurrency
+        can = route.capacity(shared=common.shared)
+        return int(min(max(1, can - can // _LEFT_TO_OTHERS), allowed))
+
+    return most
+
+
+def of_document(adapter: Base, document: Document, lm: LM | str | None, name: str | None) -> Whole:
+    """What all items of a stored program's batch have in common."""
+    models = adapter._open.core.models
+    stored = [one for one in (document.lm, *(stage.lm for stage in document.stages)) if one is not None]
+    found = [models.references.found(one) for one in stored] if lm is None else [lm]
+    lms = [models.find(one) for one in found] or [models.find(adapter._lm)]
+    says = {
+        "program": name,
+        "modules": [stage.module for stage in document.stages],
+        "signature": None if document.signature is None else document.signature.text,
+        "lm": [identity(one) for one in lms],
+    }
+    return Whole(documents.encoded(document) + encoded(says), says, lms[0])
+
+
+class Batches(Streams):
+    """Many items at once; see ``DSPyAdapter``."""
+
+    def batch(
+        self,
+        items: Items,
+        *,
+        module: str | type[Any] = "dspy.Predict",
+        signature: GivenSignature | None = None,
+        lm: LM | str | None = None,
+        timeout: float | Unset | None = UNSET,
+        concurrency: int | None = None,
+        journal: str | Path | None = None,
+        retry_failed: bool = False,
+        retries: int = 0,
+        max_errors: int | None = None,
+        max_cost: float | None = None,
+        progress: Progress = None,
+        as_completed: bool = False,
+        tools: Sequence[Any] | None = None,
+        sandbox: Sandbox = "auto",
+        debug: bool = False,
+        tenant: str | None = None,
+        priority: Priority = "batch",
+        options: Mapping[str, Any] | None = None,
+        **more_options: Any,
+    ) -> list[Ended] | Outcomes:
+        """Run many items through one program, as many at once as the pool and the LM take.
+
+        An item that fails costs no other one anything. When the provider says that it is asked too much,
+        fewer are asked at once, and those that were refused are asked again.
+
+        Args:
+            items: The items, each a prompt (text, or a list of messages) or a dict of inputs by name: a list,
+                an iterator, which is read as items are asked, or an asynchronous one.
+            module: This and all that is not named here: as of ``generate``.
+            signature: As of ``generate``.
+            lm: As of ``generate``.
+            timeout: Seconds after which the work on an item is stopped, each time that it is asked.
+            concurrency: How many items are asked at once; None is most of what the pool can run, or what the
+                LM's ``Limits(in_flight=...)`` allows.
+            journal: A file for the outcomes, each written before anything else is asked. The same call with
+                the same file goes on where it ended, however it did: what is recorded is not asked again. An
+                item that has changed at its place is.
+            retry_failed: Whether items that failed, by the journal, are asked again.
+            retries: How often an item is asked again after an error that is ``retryable``.
+            max_errors: Stop when so many items have failed.
+            max_cost: Stop when the answers have cost so many US dollars, as far as prices are known.
+            progress: Called with a ``BatchProgress`` ten times a second at most, and at the end; True shows a
+                bar on standard error if that is a terminal.
+            as_completed: Whether to give outcomes as they come, in an iterator, and not in a list.
+            tools: As of ``generate``.
+            sandbox: As of ``generate``.
+            debug: As of ``generate``.
+            tenant: As of ``generate``.
+            priority: ``"batch"`` lets interactive calls go first.
+            options: As of ``generate``.
+            **more_options: As of ``generate``.
+
+        Returns:
+            An ``Outcome`` for each item, in order. When the batch was stopped, those that were not asked have
+            the error ``cancelled`` or ``budget_exceeded``; an iterator ends.
+
+        Raises:
+            Refused: Something is wrong with all items: module, signature, options. None was asked.
+            Conflict: Another process writes the journal.
+            StoreError: The journal cannot be written; what it has is not lost.
+            RuntimeError: Called on the runtime's own event loop; await ``abatch`` there.
+        """
+        run = Options(concurrency, journal, retry_failed, retries, max_errors, max_cost, progress)
+        whose = caller(self._tenant if tenant is None else tenant, priority)
+        given = {**(options or {}), **more_options}
+
+        def question(prompt: Any, inputs: Any) -> Question:
+            return self._question(
+                prompt, module, signature, inputs, lm, timeout, whose, given, tools, sandbox, debug
+            )
+
+        self._open.portal.refuse_loop("abatch")
+        outcomes = Outcomes(self._opener(items, question, run))
+        return outcomes if as_completed else outcomes.whole()
+
+    def abatch(
+        self,
+        items: Items,
+        *,
+        module: str | type[Any] = "dspy.Predict",
+        signature: GivenSignature | None = None,
+        lm: LM | str | None = None,
+        timeout: float | Unset | None = UNSET,
+        concurrency: int | None = None,
+        journal: str | Path | None = None,
+        retry_failed: bool = False,
+        retries: int = 0,
+        max_errors: int | None = None,
+        max_cost: float | None = None,
+        progress: Progress = None,
+        as_completed: bool = False,
+        tools: Sequence[Any] | None = None,
+        sandbox: Sandbox = "auto",
+        debug: bool = False,
+        tenant: str | None = None,
+        priority: Priority = "batch",
+        options: Mapping[str, Any] | None = None,
+        **more_options: Any,
+    ) -> AsyncOutcomes:
+        """``batch`` for event loops: await it, or read it with ``async for`` when ``as_completed=True``."""
+        run = Options(concurrency, journal, retry_failed, retries, max_errors, max_cost, progress)
+        whose = caller(self._tenant if tenant is None else tenant, priority)
+        given = {**(options or {}), **more_options}
+
+        def question(prompt: Any, inputs: Any) -> Question:
+            return self._question(
+                prompt, module, signature, inputs, lm, timeout, whose, given, tools, sandbox, debug
+            )
+
+        return AsyncOutcomes(self._opener(items, question, run), as_completed=as_completed)
+
+    def _opener(self, items: Items, question: Callable[[Any, Any], Question], run: Options) -> Open:
+        async def whole() -> Whole:
+            asked = question(None, None).with_default(self._lm)
+            found = await self._route.identity(asked)
+            model = None if found.lm is None else identity(found.lm)
+            says = {"module": found.module, "signature": _said(asked.signature), "lm": model}
+            return Whole(found.program + encoded(says), says, found.lm, found.shared)
+
+        def steps(prompt: Any, inputs: Any) -> Steps[Response]:
+            return self._run(question(prompt, inputs), None)
+
+        return opener(self, items, whole, steps, run)
+
+
+def encoded(said: Any) -> bytes:
+    """Plain data as bytes, the same in every process."""
+    return msgspec.msgpack.encode(said, order="deterministic")
+
+
+def _said(signature: Any) -> str | None:
+    return signature if isinstance(signature, str) else getattr(signature, "text", None)
