@@ -51,7 +51,10 @@ class NamedProgram:
         return self._versions.current.number
 
     def having(self, **how: Any) -> NamedProgram:
-        """This program with something else said for its calls, as of ``adapter.program``; it shares the versions."""
+        """This program with something else said for its calls, as of ``adapter.program``.
+
+        Both have the same versions.
+        """
         other = copy.copy(self)
         other._how = _How.of(self.name, {**self._how._asdict(), **how})
         return other

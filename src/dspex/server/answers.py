@@ -8,7 +8,8 @@ import msgspec
 from pydantic import BaseModel, Field
 from starlette.responses import Response as Answer
 
-from dspex.adapter.response import Response, json_ready
+from dspex.adapter.response import Response
+from dspex.wire.jsonready import json_ready
 
 
 class Usage(BaseModel):

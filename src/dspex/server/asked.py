@@ -10,7 +10,7 @@ from dspex.server.problems import Forbidden
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-_QUESTION = {"prompt": "What is the capital of France?", "signature": "question -> answer"}
+_QUESTION: Any = {"prompt": "What is the capital of France?", "signature": "question -> answer"}
 #: What of a module's options the operator decides, and not who asks.
 _OPERATORS = ("state", "shared", "idempotent")
 

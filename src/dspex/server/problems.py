@@ -213,7 +213,9 @@ def _wait(status: int, known: float | None) -> float | None:
     return known if known is not None or status not in {429, 503} else RETRY_AFTER
 
 
-def _body(status: int, code: str, detail: str, instance: str, request_id: str | None, **more: Any) -> Any:
+def _body(
+    status: int, code: str, detail: str, instance: str, request_id: str | None, **more: Any
+) -> dict[str, Any]:
     return {
         "type": f"urn:dspex:error:{code}",
         "title": HTTPStatus(status).phrase,

@@ -10,7 +10,6 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dspex.adapter.response import json_ready
 from dspex.adapter.stream import AsyncStream, Event, Final
 from dspex.errors import DspexError
 from dspex.media.turns import ToolCall
@@ -19,6 +18,7 @@ from dspex.server import problems
 from dspex.server.answers import body_of
 from dspex.server.connected import while_connected
 from dspex.types import Usage
+from dspex.wire.jsonready import json_ready
 
 #: Seconds without an event after which a comment is sent: proxies close what is silent.
 HEARTBEAT = 15.0

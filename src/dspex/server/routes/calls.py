@@ -14,9 +14,9 @@ from dspex.server.sse import EventStream, begun
 router = APIRouter(tags=["calls"])
 _STREAM = """\
 The events of a call, in order, as server-sent events. Each is named, and its data is JSON: `started`, `delta`
-(the next piece of an output), `status`, `tool_call`, `tool_result`, `usage`, then `final`, with the response that
-`/v1/generate` would have given, or `error`, with problem details. A comment comes every 15 seconds in which nothing
-else does. What fails before the first event is answered with its status and no stream.
+(the next piece of an output), `status`, `tool_call`, `tool_result`, `usage`, then `final`, with the response
+that `/v1/generate` would have given, or `error`, with problem details. A comment comes after 15 seconds in
+which nothing else did. What fails before the first event is answered with its status and no stream.
 """
 
 
@@ -31,7 +31,7 @@ async def generate(body: GenerateRequest, request: Request, shared: Shared) -> R
     "/v1/stream",
     operation_id="stream",
     description=_STREAM,
-    response_class=EventStream,
+    response_class=Response,
     responses={
         200: {
             "description": "The events of the call.",

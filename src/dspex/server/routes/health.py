@@ -51,7 +51,7 @@ async def _failing(runtime: Runtime) -> list[str]:
     try:
         async with asyncio.timeout(_STORE):
             await runtime.core.sessions.read(_one)
-    except Exception:  # whatever it is, it does not answer
+    except Exception:  # noqa: BLE001 (whatever it is, it does not answer)
         failing.append("store")
     return failing
 
