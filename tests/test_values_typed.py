@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from msgspec.msgpack import Ext
 
 import dspex
-from dspex.wire.jsonready import json_ready
 from dspex.wire import own
 from dspex.wire.codes import OWN
+from dspex.wire.jsonready import json_ready
 from dspex.wire.values import WireError, decode
 from tests.value_strategies import SLOW_OK, leaves
 from tests.values import encode, encode_result, form

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import signal
+import threading
 from collections.abc import Generator
 from types import FrameType
 
@@ -48,6 +49,9 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """As uvicorn's, but the signal is not sent once more at the end: what was asked for has been done."""
+        if threading.current_thread() is not threading.main_thread():  # signals are not for others
+            yield
+            return
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
