@@ -23,6 +23,7 @@ _SESSION = tuple(
         "programs",
         "import_program",
         "chat",
+        "stream",
         "turns",
         "undo",
         "insights",
@@ -37,6 +38,8 @@ _SESSION = tuple(
 _OF_PROGRAMS = (
     "__call__",
     "acall",
+    "stream",
+    "astream",
     *(
         name
         for method in ("change", "rollback", "info", "export", "save", "load", "delete")
@@ -62,6 +65,8 @@ def whole() -> str:
             (
                 "generate",
                 "agenerate",
+                "stream",
+                "astream",
                 "program",
                 "aprogram",
                 "describe",
@@ -74,6 +79,8 @@ def whole() -> str:
                 "acreate_program",
                 "execute_program",
                 "aexecute_program",
+                "stream_program",
+                "astream_program",
                 "import_program",
                 "aimport_program",
                 "configure",
@@ -112,6 +119,19 @@ def whole() -> str:
         *[f"`.{name}`: {read(member).text}" for name, member in properties],
         described("response.to_dict", response.to_dict),
         "This version has no cache of answers, so `cached` is always False.",
+        "## Stream",
+        read(dspex.Stream).text,
+        attributes(dspex.Stream),
+        *methods("stream", dspex.Stream, ("text_stream", "is_output", "close")),
+        "### AsyncStream",
+        read(dspex.AsyncStream).text,
+        *methods("stream", dspex.AsyncStream, ("text_stream", "is_output", "aclose")),
+        *[
+            f"### {kind.__name__}\n\n{struct(kind)}"
+            for kind in (dspex.Started, dspex.Delta, dspex.Status, dspex.ToolResult, dspex.Final)
+        ],
+        "Beside these a stream tells a `ToolCall` when a tool is called, and the `Usage` of each LM request "
+        "that has ended.",
         "### Timing",
         struct(dspex.Timing),
         "### Usage",

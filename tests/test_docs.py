@@ -24,6 +24,7 @@ WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
 WITH_CODE = [page for page in WRITTEN if any(block.marker == "run" for block in blocks(page))]
 # Pages whose code asks the embedded model.
 LOCAL = [page for page in WITH_CODE if page.stem in {"tutorial", "local-model"}]
+_MARKS = re.compile(r"^(<{7}|>{7}) ", re.M)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -48,6 +49,13 @@ def provider() -> Iterator[Provider]:
 
     with Provider(reply) as running:
         yield running
+
+
+def test_no_page_has_marks_of_a_merge() -> None:
+    """If this failed, a reader would find two versions of a page in one."""
+    pages = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    marked = [name(page) for page in pages if _MARKS.search(page.read_text(encoding="utf-8"))]
+    assert not marked
 
 
 def run_page(page: Path, folder: Path, provider: Provider, *options: str) -> None:

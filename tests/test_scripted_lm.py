@@ -222,7 +222,6 @@ def test_only_its_own_key_is_answered() -> None:
 @pytest.mark.parametrize(
     ("path", "more", "said"),
     [
-        (CHAT, {"stream": True}, "does not stream"),
         (CHAT, {"n": 2}, "n has to be 1"),
         (CHAT, {"messages": [{"content": "?"}]}, "no chat completion: KeyError"),
         (CHAT, {"messages": "?"}, "no chat completion"),

@@ -23,11 +23,17 @@ class Reply:
         wire: Makes the bytes to send, head and body; None never answers.
         closes: Whether the connection is closed after them.
         delay: Seconds to wait before they are sent.
+        cut: How many characters a piece of a stream has; None sends word by word.
+        pause: Seconds before each piece of a stream.
+        breaks: A stream breaks off after so many pieces; None sends all.
     """
 
     wire: Callable[[Request], bytes] | None
     closes: bool = False
     delay: float = 0.0
+    cut: int | None = None
+    pause: float = 0.0
+    breaks: int | None = None
 
 
 #: Decides the reply to each request. It runs on the server's loop, so it must not block.
@@ -116,6 +122,11 @@ def hanging() -> Reply:
 def delayed(seconds: float, reply: Reply) -> Reply:
     """The same reply, later."""
     return replace(reply, delay=reply.delay + seconds)
+
+
+def paced(reply: Reply, *, cut: int | None = None, pause: float = 0.0, breaks: int | None = None) -> Reply:
+    """The same reply, to a client that streams in pieces of that size, at that pace, or not to its end."""
+    return replace(reply, cut=cut, pause=pause, breaks=breaks)
 
 
 def sequence(*replies: Reply) -> Script:

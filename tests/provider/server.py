@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from dspex.testing.http import Answer, Post, Server, refusal
+import msgspec
+
+from dspex.testing.chat import OPENAI, OpenAIChat, cut
+from dspex.testing.http import Answer, Post, Server, refusal, streamed
 from tests.provider.dialects import route
 from tests.provider.replies import Reply, Script, echo, fault
 from tests.provider.request import Request
@@ -68,9 +71,10 @@ class Provider(Server):
         known = route(post.path)
         if known is None:
             return refusal(404, f"nothing is served at {post.path}")
-        if post.body.get("stream"):
-            return refusal(501, "this provider does not stream")
         dialect, model = known
+        streams = bool(post.body.get("stream"))
+        if streams and not isinstance(dialect, OpenAIChat):
+            return refusal(501, "this provider streams chat completions only")
         self._received += 1
         request = Request(self._received, model or str(post.body.get("model", "")), dialect, post)
         if self._record:
@@ -79,6 +83,8 @@ class Provider(Server):
             reply = self.reply(request)
         except Exception as error:
             reply = _broken_script(error)
+        if streams and reply.wire is not None and (whole := _answered(_bytes(reply, request))) is not None:
+            return _streamed(whole, reply, request)
         data = None if reply.wire is None else lambda: _bytes(reply, request)
         return Answer(data, reply.closes, reply.delay)
 
@@ -91,6 +97,24 @@ def _bytes(reply: Reply, request: Request) -> bytes:
         broken = _broken_script(error)
         assert broken.wire is not None
         return broken.wire(request)
+
+
+def _answered(data: bytes) -> dict[str, Any] | None:
+    """The answer in the bytes of a response; None where they hold none."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    try:
+        answer: dict[str, Any] = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
+    return answer if head.startswith(b"HTTP/1.1 200") and "choices" in answer else None
+
+
+def _streamed(whole: dict[str, Any], reply: Reply, request: Request) -> Answer:
+    pieces = cut(whole["choices"][0]["message"]["content"], reply.cut)
+    wanted = request.body.get("stream_options") or {}
+    events = OPENAI.events(whole, pieces, usage=bool(wanted.get("include_usage")))
+    breaks = None if reply.breaks is None else reply.breaks + 1
+    return streamed(events, pause=reply.pause, delay=reply.delay, breaks=breaks)
 
 
 def _broken_script(error: Exception) -> Reply:

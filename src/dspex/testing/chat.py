@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 #: The one code that means the same to every provider: the prompt is longer than the model's window.
 CONTEXT_LENGTH = "context_length_exceeded"
@@ -96,6 +99,28 @@ class OpenAIChat:
             },
         }
 
+    def events(self, answer: dict[str, Any], chunks: Sequence[str], *, usage: bool) -> list[bytes]:
+        """An answer as the events of a stream.
+
+        Args:
+            answer: The answer, as ``answer`` writes it.
+            chunks: Its text in pieces.
+            usage: Whether the last event tells the tokens.
+        """
+        said = {name: answer[name] for name in ("id", "created", "model")}
+        said["object"] = "chat.completion.chunk"
+        finish = answer["choices"][0]["finish_reason"]
+        deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
+        deltas += [({"content": chunk}, None) for chunk in chunks]
+        deltas.append(({}, finish))
+        events = [
+            {**said, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+            for delta, reason in deltas
+        ]
+        if usage:
+            events.append({**said, "choices": [], "usage": answer["usage"]})
+        return [*(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events), b"data: [DONE]\n\n"]
+
     def error(self, status: int, model: str, message: str | None, code: str | None) -> dict[str, Any]:
         """Write an error; a message or code left out is the one usual for the status."""
         kind, usual = _CODES.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
@@ -105,6 +130,15 @@ class OpenAIChat:
                 message = "This model's maximum context length is 8192 tokens. Please reduce the messages."
             message = message.format(model=model, status=status)
         return {"error": {"message": message, "type": kind, "param": None, "code": code or usual}}
+
+
+def cut(text: str, chunks: int | Sequence[str] | None) -> Sequence[str]:
+    """A text in pieces: of so many characters, as they are given, or word by word."""
+    if chunks is None:
+        return re.findall(r"\s*\S+|\s+$", text)
+    if isinstance(chunks, int):
+        return [text[at : at + chunks] for at in range(0, len(text), chunks)]
+    return chunks
 
 
 OPENAI = OpenAIChat()

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -57,11 +57,15 @@ class Answer:
         data: Makes the bytes to send, head and body, when it is time; None never answers.
         closes: Whether the connection is closed after them.
         delay: Seconds to wait before they are sent.
+        events: Makes what is sent after them, piece by piece; None of an answer that is whole.
+        pause: Seconds before each piece.
     """
 
     data: Callable[[], bytes] | None
     closes: bool = False
     delay: float = 0.0
+    events: Callable[[], Sequence[bytes]] | None = None
+    pause: float = 0.0
 
 
 def response(status: int, body: bytes, headers: str = "", kind: str = "application/json") -> bytes:
@@ -71,6 +75,21 @@ def response(status: int, body: bytes, headers: str = "", kind: str = "applicati
         f"content-type: {kind}\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
     )
     return head.encode("latin-1") + body
+
+
+def streamed(events: Sequence[bytes], *, pause: float, delay: float, breaks: int | None) -> Answer:
+    """A stream of server-sent events.
+
+    Args:
+        events: The events.
+        pause: Seconds before each.
+        delay: Seconds before the first byte.
+        breaks: The connection is closed after so many of them; None sends all.
+    """
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    pieces = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
+    pieces = [*pieces, b"0\r\n\r\n"] if breaks is None else pieces[:breaks]
+    return Answer(lambda: head, breaks is not None, delay, lambda: pieces, pause)
 
 
 def refusal(status: int, message: str) -> Answer:
@@ -188,7 +207,9 @@ class _Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._head: tuple[str, dict[str, str], int] | None = None  # path, headers, bytes in the body
         self._post: Post | None = None  # the one that waits for its answer
-        self._wait: asyncio.TimerHandle | asyncio.Future[Answer] | None = None
+        self._wait: asyncio.TimerHandle | asyncio.Future[Any] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -198,6 +219,12 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio names it)
         self._forget(left=True)
         self._server._closed(self)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -297,11 +324,29 @@ class _Connection(asyncio.Protocol):
         if answer.data is None or post is None:
             return
         data = answer.data()
+        if answer.events is not None:
+            self._transport.write(data)
+            self._wait = asyncio.ensure_future(self._stream(answer, answer.events(), post))
+            return
         self._post = None
         self._server._ended(post, left=False)
         self._transport.write(data)
         if answer.closes or post.headers.get("connection", "").lower() == "close":
             self._transport.close()
+
+    async def _stream(self, answer: Answer, pieces: Sequence[bytes], post: Post) -> None:
+        """Send the pieces at the pace of the script, and no faster than the client reads."""
+        for piece in pieces:
+            if answer.pause:
+                await asyncio.sleep(answer.pause)
+            await self._writable.wait()
+            self._transport.write(piece)
+        self._wait = self._post = None
+        self._server._ended(post, left=False)
+        if answer.closes:
+            self._transport.close()
+        else:
+            self._advance()
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer what is no request, and close."""

@@ -10,8 +10,8 @@ import msgspec
 
 from dspex import checks
 from dspex.errors import InvalidOption
-from dspex.testing.chat import OPENAI, Prompt
-from dspex.testing.http import response
+from dspex.testing.chat import OPENAI, Prompt, cut
+from dspex.testing.http import Answer, response, streamed
 from dspex.testing.prompts import Form, form, inputs_of, rendered
 from dspex.types import Usage
 
@@ -33,6 +33,10 @@ class Reply(msgspec.Struct, frozen=True):
         usage: Its tokens; None counts the words of the prompt and of the reply.
         finish: Why the model stopped: ``"stop"``, ``"length"`` for an answer that was cut off.
         as_is: Whether a text is sent as it is, whatever the prompt asks for.
+        chunks: How a stream of it is cut: into pieces of so many characters, into these very pieces, or, when
+            None, word by word.
+        pause: Seconds before each piece of a stream.
+        breaks: A stream of it breaks off after so many pieces; None sends all.
 
     Raises:
         InvalidOption: A value is not one that the option takes.
@@ -43,8 +47,15 @@ class Reply(msgspec.Struct, frozen=True):
     usage: Usage | None = None
     finish: str = "stop"
     as_is: bool = False
+    chunks: int | Sequence[str] | None = None
+    pause: float = 0.0
+    breaks: int | None = None
 
     def __post_init__(self) -> None:
+        checks.number("pause", self.pause, what="a number of seconds", owner="Reply")
+        checks.number("breaks", self.breaks, optional=True, owner="Reply")
+        if isinstance(self.chunks, bool | str) or (isinstance(self.chunks, int) and self.chunks < 1):
+            raise checks.refuse("chunks", "a number of characters, or a list of texts", self.chunks, "Reply")
         checks.number("delay", self.delay, what="a number of seconds", owner="Reply")
         if not isinstance(self.content, str | Mapping) or (self.as_is and not isinstance(self.content, str)):
             raise checks.refuse("content", "a text, or outputs by name", self.content, "Reply")
@@ -179,11 +190,29 @@ def wire(reply: Reply | Failure, request: Request, prompt: Prompt) -> bytes:
         headers = "" if reply.retry_after is None else f"retry-after: {reply.retry_after:g}\r\n"
         error = OPENAI.error(reply.status, request.model, reply.message, reply.code)
         return response(reply.status, msgspec.json.encode(error), headers)
+    return response(200, msgspec.json.encode(_answer(reply, request, prompt)))
+
+
+def streams(reply: Reply, request: Request, prompt: Prompt) -> Answer:
+    """A reply as a stream.
+
+    Raises:
+        ScriptError: It does not fit what the prompt asks for.
+    """
+    answer = _answer(reply, request, prompt)
+    pieces = cut(answer["choices"][0]["message"]["content"], reply.chunks)
+    wanted = request.params.get("stream_options") or {}
+    events = OPENAI.events(answer, pieces, usage=bool(wanted.get("include_usage")))
+    # The first event says only that it begins.
+    breaks = None if reply.breaks is None else reply.breaks + 1
+    return streamed(events, pause=reply.pause, delay=reply.delay, breaks=breaks)
+
+
+def _answer(reply: Reply, request: Request, prompt: Prompt) -> dict[str, Any]:
     text = _text(reply, form(prompt.system), prompt)
     usage = reply.usage or Usage(prompt.words, len(text.split()))
     tokens = (usage.prompt_tokens, usage.completion_tokens)
-    body = OPENAI.answer(request.number, request.model, text, tokens, reply.finish)
-    return response(200, msgspec.json.encode(body))
+    return OPENAI.answer(request.number, request.model, text, tokens, reply.finish)
 
 
 def _text(reply: Reply, asked: Form, prompt: Prompt) -> str:

@@ -20,7 +20,18 @@ from dspex.errors import InvalidOption
 from dspex.lm.profile import LM
 from dspex.testing.chat import OPENAI, Prompt
 from dspex.testing.http import Answer, Post, Server, refusal, response
-from dspex.testing.replies import Drop, Failure, Reply, Request, Scripted, ScriptError, checked, read, wire
+from dspex.testing.replies import (
+    Drop,
+    Failure,
+    Reply,
+    Request,
+    Scripted,
+    ScriptError,
+    checked,
+    read,
+    streams,
+    wire,
+)
 from dspex.types import Retry
 
 Function = Callable[[Request], Scripted | Awaitable[Scripted]]
@@ -164,8 +175,6 @@ class _Script:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return self._refuse(f"this is no chat completion: {type(error).__name__}: {error}")
         self.requests.append(request)
-        if post.body.get("stream"):
-            return self._refuse("ScriptedLM does not stream")
         if post.body.get("n", 1) != 1:
             return self._refuse("ScriptedLM gives one choice a request, so n has to be 1")
         if self._function is not None:
@@ -193,6 +202,8 @@ class _Script:
         if isinstance(reply, Drop):
             return Answer(bytes, closes=True, delay=reply.delay)
         try:
+            if isinstance(reply, Reply) and request.params.get("stream"):
+                return streams(reply, request, prompt)
             data = wire(reply, request, prompt)
         except ScriptError as error:
             return self._refuse(f"request {request.number}: {error}")
