@@ -142,8 +142,10 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = _CODES.get(error.status_code, "invalid_input")
-    said = problems.of_status(error.status_code, code, error.detail, request.url.path, _id(request))
+    # What is no JSON at all is as wrong as JSON of another form, which is 422.
+    status = 422 if error.status_code == HTTPStatus.BAD_REQUEST else error.status_code
+    code = _CODES.get(status, "invalid_input")
+    said = problems.of_status(status, code, error.detail, request.url.path, _id(request))
     return problems.response(said, error.headers)
 
 
