@@ -19,9 +19,9 @@ _APP = create_app(dspex.Runtime(settings=dspex.Settings(file=False)), opens=Fals
 _SCHEMA = schemathesis.openapi.from_dict(_APP.openapi())
 _SCHEMA.config.generation.modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 _CHECKS = [
-    checks.status_code_conformance,  # type: ignore[attr-defined]
-    checks.content_type_conformance,  # type: ignore[attr-defined]
-    checks.response_schema_conformance,  # type: ignore[attr-defined]
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
 ]
 _FAST = settings(
     max_examples=12,
