@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +54,15 @@ class NamedProgram(Batched):
     def version(self) -> int:
         """Number of the version that a call made now runs with: 1 at first, one more with each swap."""
         return self._versions.current.number
+
+    def having(self, **how: Any) -> NamedProgram:
+        """This program with something else said for its calls, as of ``adapter.program``.
+
+        Both have the same versions.
+        """
+        other = copy.copy(self)
+        other._how = _How.of(self.name, {**self._how._asdict(), **how})
+        return other
 
     @property
     def inputs(self) -> dict[str, str] | None:

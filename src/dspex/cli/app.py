@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import dspex
-from dspex.cli import modules, run, sandbox, session, status, store
+from dspex.cli import modules, run, sandbox, serve, session, status, store
 from dspex.cli.chat import command as chat
 from dspex.cli.doctor import command as doctor
 
@@ -41,6 +41,7 @@ app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("sandbox", epilog=sandbox.EXAMPLES)(sandbox.sandbox)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("status", epilog=status.EXAMPLES)(status.status)
 app.add_typer(store.app)
 app.add_typer(session.app)

@@ -14,6 +14,8 @@ from dspex.settings.shape import ROOT, Path, Table
 PREFIX = "DSPEX_"
 #: Names the settings file.
 FILE = "DSPEX_SETTINGS"
+#: Where a server's key is by custom, which is no option.
+KEY = "DSPEX_SERVER_KEY"
 # What Kubernetes puts into each container when a service is called "dspex", or "dspex-" and something.
 _KUBERNETES = re.compile(
     r"DSPEX_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -56,7 +58,7 @@ def of_environment(environ: Mapping[str, str], names: Iterable[Path]) -> tuple[L
     tables = {variable(path): path for path in names}
     layer, ignored = Layer(), []
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name == FILE or not text:
+        if not name.startswith(PREFIX) or name in (FILE, KEY) or not text:
             continue
         path = PLAIN.get(name) or _path(name, tables)
         kind = _kind(path) if len(path) > 1 or name in PLAIN else None

@@ -1,0 +1,150 @@
+"""``dspex serve``: programs over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+
+import dspex
+from dspex.cli.lms import choose
+from dspex.cli.run import USAGE
+from dspex.cli.show import problem
+from dspex.lm import secrets
+
+_FAILED, _BAD_USAGE = 1, 2
+#: Shown under ``dspex serve --help``.
+EXAMPLES = """\b
+Examples:
+  dspex serve --lm openai/gpt-5-mini
+  dspex serve --port 8080 --workers 4 --store sessions.db
+  dspex serve --host 0.0.0.0 --key env:DSPEX_SERVER_KEY
+  curl localhost:8000/v1/generate -H 'content-type: application/json' -d '{"prompt": "Why is the sky blue?"}'
+"""
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that others can reach needs --key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any that is free.")] = 8000,
+    lm: Annotated[
+        str | None,
+        typer.Option(help="LM of calls that name none, as of `dspex run`."),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Server that speaks the provider's protocol: vLLM, Ollama, a gateway.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="Where the provider's key is: 'env:NAME', 'file:/path', 'keyring:service/user'."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the key is that callers have to show: 'env:NAME', 'file:/path', ..."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers of the pool 'general'. Default: one per core.")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Where sessions are kept: 'memory', a file, a database URL. Default: the settings'."
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="The most seconds that a call may take.")] = 120.0,
+    drain: Annotated[
+        float, typer.Option(min=1, help="Seconds that requests have to end on SIGTERM and Ctrl-C.")
+    ] = 30.0,
+    allow_models: Annotated[
+        bool, typer.Option("--allow-models", help="Let callers name models, and not only profiles.")
+    ] = False,
+    log: Annotated[
+        str, typer.Option(help="What is logged to standard error: debug, info, warning or error.")
+    ] = "info",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
+) -> None:
+    """Serve programs over HTTP, until SIGTERM or Ctrl-C.
+
+    Settings are read from dspex.toml, or [tool.dspex] in pyproject.toml, here or above; $DSPEX_SETTINGS names
+    another file. The OpenAPI document is at /openapi.json.
+
+    Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 it could not start, 2 the command line is wrong.
+    """
+    try:
+        if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+            raise dspex.InvalidOption(
+                "dspex serve needs the extra 'server': pip install 'dspex[server]'",
+                details={"extra": "server"},
+            )
+        from dspex.server.serving import check_address
+
+        _log_to_stderr(log, quiet=quiet)
+        check_address(host, key)
+        settings = dspex.Settings()
+        chosen = choose(lm, base_url, api_key, settings)
+        pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
+        runtime = dspex.Runtime(chosen, pools=pools, store=store, settings=settings)
+        asyncio.run(_serve(runtime, host, port, _reference(key), timeout, drain, allow_models))
+    except dspex.DspexError as error:
+        problem(error, as_json=False)
+        raise typer.Exit(_BAD_USAGE if isinstance(error, USAGE) else _FAILED) from None
+
+
+async def _serve(
+    runtime: dspex.Runtime,
+    host: str,
+    port: int,
+    key: str | None,
+    timeout: float,
+    drain: float,
+    allow_models: bool,
+) -> None:
+    from dspex.server.app import create_app
+    from dspex.server.serving import Server
+
+    shown = None if key is None else await _fetched(key)
+    async with runtime:
+        app = create_app(runtime, key=shown, timeout=timeout, allow_models=allow_models, opens=False)
+        server = Server(app, host, port, drain)
+        try:
+            await server.serve()
+        except SystemExit:  # uvicorn's end when the address is taken; it has logged why
+            raise typer.Exit(_FAILED) from None
+
+
+def _reference(key: str | None) -> str | None:
+    if key is not None and not secrets.is_reference(key):
+        raise dspex.InvalidOption(
+            "a key on a command line can be read by everybody on this machine; put it in a variable and "
+            "pass --key env:NAME, or into a file: --key file:/path",
+            details={"option": "key"},
+        )
+    return key
+
+
+async def _fetched(reference: str) -> str:
+    key = (
+        await secrets.Keys().fetch(reference) if secrets.takes_time(reference) else secrets.fetch(reference)
+    ).strip()
+    if not key:
+        raise dspex.InvalidOption(f"the key at {reference} is empty", details={"option": "key"})
+    return key
+
+
+def _log_to_stderr(level: str, *, quiet: bool) -> None:
+    if level not in {"debug", "info", "warning", "error"}:
+        raise dspex.InvalidOption(
+            f"--log is debug, info, warning or error, not {level!r}", details={"option": "log"}
+        )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("dspex", "uvicorn"):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(level.upper())
+    if quiet:
+        logging.getLogger("dspex.server").setLevel(logging.WARNING)

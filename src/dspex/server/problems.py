@@ -1,0 +1,238 @@
+"""What a remote caller is told of a failure: a status, and problem details as RFC 9457 has them.
+
+dspex's own messages say what to mend, and name models, variables, files and limits: they are for the log.
+A remote caller gets those that are about what was sent, and of all others one sentence per code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from dspex.errors import DspexError, NotAllowed
+from dspex.wire.jsonready import json_ready
+
+MEDIA_TYPE = "application/problem+json"
+
+#: The status of every code.
+STATUS: Mapping[str, int] = {
+    "error": 500,
+    # Refused: the caller's to mend, but for what the operator did not set up.
+    "refused": 422,
+    "module_not_found": 404,
+    "invalid_signature": 422,
+    "invalid_input": 422,
+    "invalid_option": 422,
+    "unknown_provider": 422,
+    "lm_not_configured": 503,
+    "unknown_program": 404,
+    "unknown_session": 404,
+    "session_expired": 404,
+    "payload_too_large": 413,
+    "budget_exceeded": 429,
+    "rate_limited": 429,
+    "not_allowed": 403,
+    # The pool.
+    "pool_error": 503,
+    "pool_saturated": 503,
+    "queue_timeout": 503,
+    "pool_unhealthy": 503,
+    "pool_closed": 503,
+    "worker_lost": 503,
+    "poison_call": 500,
+    # The call.
+    "call_error": 500,
+    "python_timeout": 504,
+    "cancelled": 503,
+    "python_error": 500,
+    "tool_error": 500,
+    "sandbox_error": 502,
+    "sandbox_missing": 503,
+    "parse_error": 502,
+    "result_too_large": 500,
+    # The provider. Its refusal of the key is no 401: the key is the operator's.
+    "lm_error": 502,
+    "lm_auth": 502,
+    "lm_billing": 502,
+    "lm_rate_limited": 429,
+    "lm_timeout": 504,
+    "lm_unavailable": 502,
+    "lm_context_window": 413,
+    "lm_invalid_request": 422,
+    "lm_unsupported": 422,
+    "lm_circuit_open": 503,
+    # Sessions and their store.
+    "state_error": 500,
+    "store_error": 503,
+    "session_quota": 429,
+    "conflict": 409,
+}
+
+# Codes whose messages and details are about what the caller sent.
+_OPEN = frozenset(
+    {
+        "module_not_found",
+        "invalid_signature",
+        "invalid_input",
+        "invalid_option",
+        "unknown_program",
+        "unknown_session",
+        "session_expired",
+        "payload_too_large",
+        "rate_limited",
+        "python_timeout",
+        "conflict",
+    }
+)
+# Details of an error that stands in the operator's own files or environment.
+_INSIDE = frozenset({"file", "line", "variable", "frames", "traceback", "pid", "path"})
+_TOLD = frozenset(
+    {
+        "elapsed", "expected", "field", "fields", "known", "limit", "missing", "module", "option", "phase",
+        "position", "size", "so_far", "stage", "unknown",
+    }
+)  # fmt: skip
+
+_SENTENCES: Mapping[str, str] = {
+    "unknown_provider": "no such provider is known here",
+    "lm_not_configured": "the language model that was asked for is not set up here; ask whoever runs this",
+    "budget_exceeded": "the call would go over a budget",
+    "not_allowed": "whoever runs this server does not allow what was asked for",
+    "pool_saturated": "too many calls wait already; try again later",
+    "queue_timeout": "no worker was free in time; try again later",
+    "pool_unhealthy": "workers do not start at the moment; try again later",
+    "pool_closed": "the server is stopping; ask another one, or try again later",
+    "worker_lost": "the worker that ran the call was lost; try again",
+    "poison_call": "the call killed its worker twice and is not tried again",
+    "cancelled": "the call was stopped before it ended",
+    "python_error": "the program failed; its log has the error under this request id",
+    "tool_error": "a tool of the program failed",
+    "sandbox_error": "code that the model wrote failed",
+    "sandbox_missing": "there is no sandbox here for code that a model writes",
+    "parse_error": "the model's answer has not the outputs that the signature asks for; try again",
+    "result_too_large": "the result is larger than the limit",
+    "lm_auth": "the model's provider refused the server's key; tell whoever runs this",
+    "lm_billing": "the model's provider refused for reasons of payment or quota; tell whoever runs this",
+    "lm_rate_limited": "the model's provider limits the rate of requests; try again later",
+    "lm_timeout": "the model's provider took too long; try again",
+    "lm_unavailable": "the model's provider cannot be reached, or failed; try again later",
+    "lm_context_window": "the prompt is longer than the model's context window; send less",
+    "lm_invalid_request": "the model's provider refused the request; correct its inputs and options",
+    "lm_unsupported": "the model cannot do what was asked",
+    "lm_circuit_open": "the model's provider failed so often that it is left alone for a while",
+    "store_error": "the store of sessions cannot be used at the moment; try again later",
+    "session_quota": "no more sessions may be made at the moment",
+}
+_UNKNOWN = "the call failed; the server's log has the error under this request id"
+
+#: Seconds to wait, said with 429 and 503 where nothing better is known.
+RETRY_AFTER = 1
+
+
+class Problem(BaseModel):
+    """Why a request failed, as RFC 9457 has it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:dspex:error:invalid_input",
+                    "title": "Unprocessable Entity",
+                    "status": 422,
+                    "detail": "missing input 'question'",
+                    "instance": "/v1/generate",
+                    "code": "invalid_input",
+                    "retryable": False,
+                    "request_id": "5f0c3a9e2b7d4c18",
+                    "retry_after": None,
+                    "details": {"missing": ["question"]},
+                }
+            ]
+        }
+    )
+
+    type: str = Field(description="A URI that names the kind of problem; its end is `code`.")
+    title: str = Field(description="The status in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What went wrong, and what to do.")
+    instance: str = Field(description="The path that was asked for.")
+    code: str = Field(description="Stable name of the cause, for programs.")
+    retryable: bool = Field(description="Whether the same request may succeed later without a change.")
+    request_id: str | None = Field(description="The call, as the server's log names it.")
+    retry_after: float | None = Field(description="Seconds to wait before trying again, where known.")
+    details: dict[str, Any] = Field(description="Facts about this failure.")
+
+
+class Forbidden(NotAllowed):
+    """What the server itself refuses; its message is written for the caller."""
+
+
+def told(error: DspexError) -> tuple[str, dict[str, Any]]:
+    """What a remote caller may know of an error: a text, and details."""
+    if isinstance(error, Forbidden) or (error.code in _OPEN and not _INSIDE & error.details.keys()):
+        details = {name: value for name, value in error.details.items() if name in _TOLD}
+        return error.message, details
+    so_far = error.details.get("so_far")
+    return _SENTENCES.get(error.code, _UNKNOWN), {} if so_far is None else {"so_far": so_far}
+
+
+def of_error(error: DspexError, instance: str, request_id: str | None) -> dict[str, Any]:
+    """The problem details of an error."""
+    status = STATUS.get(error.code, 500)
+    detail, details = told(error)
+    return _body(
+        status,
+        error.code,
+        detail,
+        instance,
+        error.request_id or request_id,
+        retryable=error.retryable,
+        retry_after=_wait(status, error.retry_after),
+        details=json_ready(details),
+    )
+
+
+def of_status(
+    status: int, code: str, detail: str, instance: str, request_id: str | None, **details: Any
+) -> dict[str, Any]:
+    """The problem details of what is refused before a call is made of it."""
+    wait = _wait(status, None)
+    retryable = status in {408, 429, 503}
+    return _body(
+        status, code, detail, instance, request_id, retryable=retryable, retry_after=wait, details=details
+    )
+
+
+def _wait(status: int, known: float | None) -> float | None:
+    return known if known is not None or status not in {429, 503} else RETRY_AFTER
+
+
+def _body(
+    status: int, code: str, detail: str, instance: str, request_id: str | None, **more: Any
+) -> dict[str, Any]:
+    return {
+        "type": f"urn:dspex:error:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        "request_id": request_id,
+        **more,
+    }
+
+
+def response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that tells a problem."""
+    said = dict(headers or {})
+    if problem["retry_after"] is not None:
+        said["Retry-After"] = str(max(1, math.ceil(problem["retry_after"])))
+    if problem["request_id"]:
+        said["X-Request-Id"] = problem["request_id"]
+    return Response(msgspec.json.encode(problem), problem["status"], said, media_type=MEDIA_TYPE)

@@ -1,0 +1,1 @@
+"""What is served, a router a file."""

@@ -1,0 +1,89 @@
+"""The server itself: where it listens, and how it stops."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import threading
+from collections.abc import Generator
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from dspex.errors import InvalidOption
+
+# Seconds that a connection without a request is kept.
+_KEEP_ALIVE = 75
+
+
+class Server(uvicorn.Server):
+    """Stops on SIGTERM and Ctrl-C when what was accepted has ended; a second signal stops it at once.
+
+    Args:
+        app: What it serves, as ``create_app`` makes it.
+        host: The address that it listens on.
+        port: The port; 0 is any that is free.
+        drain: Seconds that requests have to end when it stops.
+    """
+
+    def __init__(self, app: FastAPI, host: str, port: int, drain: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                access_log=False,  # the edge's own line has the request's id
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,  # anybody can write those
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE,
+                # Whole seconds are all that it takes; it is only the most that there is.
+                timeout_graceful_shutdown=max(1, round(drain)),
+            )
+        )
+        self._app = app
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, but the signal is not sent once more at the end: what was asked for has been done."""
+        if threading.current_thread() is not threading.main_thread():  # signals are not for others
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Stop, at once when it was asked before."""
+        self._app.state.dspex.stopping = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def check_address(host: str, key: str | None) -> None:
+    """Refuse to be asked from elsewhere without a key.
+
+    Raises:
+        InvalidOption: The address can be reached from elsewhere, and there is no key.
+    """
+    if key is None and not is_loopback(host):
+        raise InvalidOption(
+            f"{host} can be reached from elsewhere, and whoever reaches it could run programs: set a key "
+            "(--key env:DSPEX_SERVER_KEY), or listen on 127.0.0.1",
+            details={"option": "host"},
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

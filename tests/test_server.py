@@ -1,0 +1,119 @@
+"""The server: what it answers when all is well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import dspex
+from dspex.server.serving import check_address
+from tests.http_scene import Scene, serving
+from tests.provider import echo
+
+PROGRAMS = {"triage": {"signature": "report -> urgency", "module": "dspy.Predict"}}
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Scene]:
+    with serving(settings=dspex.Settings(file=False, programs=PROGRAMS)) as scene:
+        yield scene
+
+
+@pytest.fixture
+def scene(served: Scene) -> Scene:
+    served.provider.reply = lambda _: echo()
+    return served
+
+
+def events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for block in answer.text.split("\n\n"):
+        if block.startswith("event: "):
+            name, data = block.split("\n")
+            found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def test_a_call(scene: Scene) -> None:
+    """If this failed, another language would get no answer, or one that tells of workers and keys."""
+    answer = scene.generate()
+    assert answer.status_code == 200
+    assert answer.json()["outputs"] == {"answer": "hi"}
+    assert answer.json()["content"] == "hi"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    assert not {"worker", "requests", "trajectory"} & answer.json().keys()
+
+
+def test_a_stream(scene: Scene) -> None:
+    """If this failed, events would be missing, in another order, or not those of the answer."""
+    body = {"prompt": "Where?", "signature": "question -> answer", "lm": "pieces"}
+    answer = scene.client.post("/v1/stream", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-cache"
+    came = events(answer)
+    assert came[0][0] == "started"
+    assert came[-1][0] == "final", came
+    text = "".join(data["text"] for name, data in came if name == "delta")
+    assert text == came[-1][1]["outputs"]["answer"] == "In the city of Paris"
+
+
+def test_programs_of_a_session(scene: Scene) -> None:
+    """If this failed, a program could not be made, found or run over HTTP."""
+    made = scene.client.post(
+        "/v1/sessions/user 1/programs", json={"signature": "question -> answer", "name": "short"}
+    )
+    assert made.status_code == 201
+    listed = scene.client.get("/v1/sessions/user 1/programs").json()["programs"]
+    assert [one["id"] for one in listed] == [made.json()["id"]]
+    answer = scene.client.post(
+        f"/v1/sessions/user 1/programs/{made.json()['id']}/execute", json={"inputs": {"question": "So?"}}
+    )
+    assert answer.json()["outputs"] == {"answer": "So?"}
+    assert answer.json()["program_version"] == 1
+
+
+def test_looking_makes_no_session(scene: Scene) -> None:
+    """If this failed, whoever asks for any id would fill the store."""
+    assert scene.client.get("/v1/sessions/nobody/programs").status_code == 404
+
+
+def test_programs_of_the_settings(scene: Scene) -> None:
+    """If this failed, what the operator set up could not be run by its name."""
+    assert scene.client.get("/v1/programs").json() == {"programs": [{"name": "triage"}]}
+    answer = scene.client.post("/v1/programs/triage", json={"prompt": "It burns", "timeout": 20})
+    assert answer.json()["outputs"] == {"urgency": "It burns"}
+    assert scene.client.post("/v1/programs/none", json={}).status_code == 404
+
+
+def test_modules_and_health(scene: Scene) -> None:
+    """If this failed, callers would not know what there is, and load balancers not whether it works."""
+    names = [one["name"] for one in scene.client.get("/v1/modules").json()["modules"]]
+    assert "dspy.ChainOfThought" in names
+    assert scene.client.get("/healthz").json() == {"status": "ok"}
+    assert scene.client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_not_ready_while_it_stops(scene: Scene) -> None:
+    """If this failed, a load balancer would send requests to a server that is leaving."""
+    scene.app.state.dspex.stopping = True
+    try:
+        answer = scene.client.get("/readyz")
+    finally:
+        scene.app.state.dspex.stopping = False
+    assert answer.status_code == 503
+    assert answer.json()["details"] == {"failing": ["stopping"]}
+    assert "retry-after" in answer.headers
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+def test_elsewhere_only_with_a_key(host: str) -> None:
+    """If this failed, a server without a key would run programs for everybody who reaches it."""
+    with pytest.raises(dspex.InvalidOption, match="--key"):
+        check_address(host, None)
+    check_address(host, "env:KEY")
+    check_address("127.0.0.1", None)
