@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import dspex
 from dspex.cli.batch.mapped import Mapped
-from dspex.cli.batch.rows import Fault, Form, Row, read
+from dspex.cli.batch.rows import Fault, Form, Header, Row, read
 
 # A file with a fault in each row needs no page for each.
 _TOLD = 10
@@ -47,20 +47,22 @@ class Checked:
         """
         faults: list[Fault] = []
         wrong = 0
-        last: list[str] | None = None
         self.count, self.characters = 0, 0
         for came in read(self._path, self._form):
+            row: Row | Fault
+            if isinstance(came, Header):
+                # What it misses each row misses: told once.
+                self.columns.update(dict.fromkeys(came.columns))
+                if (fault := mapped.fault(came.columns)) is None:
+                    continue
+                faults, wrong = [Fault(came.line, fault)], 1
+                break
             row = came
             if isinstance(row, Row):
                 self.count += 1
                 self.columns.update(dict.fromkeys(row.values))
-                here = list(row.values)
-                # The columns of CSV are the same in each row: what one misses all miss.
-                if here != last or self._form == "jsonl":
-                    fault = mapped.fault(here)
-                    if fault is not None:
-                        row = Fault(row.line, fault)
-                    last = here
+                if self._form == "jsonl" and (fault := mapped.fault(row.values)) is not None:
+                    row = Fault(row.line, fault)
             if isinstance(row, Fault):
                 wrong += 1
                 if len(faults) < _TOLD:
@@ -87,6 +89,10 @@ class Checked:
         """
         number = 0
         for row in read(self._path, self._form):
+            if isinstance(row, Header):
+                if list(self.columns) != row.columns:
+                    self._changed()
+                continue
             if number == self.count:
                 return
             number += 1

@@ -44,6 +44,18 @@ class Fault(NamedTuple):
     message: str
 
 
+class Header(NamedTuple):
+    """The first line of CSV.
+
+    Attributes:
+        line: Its number.
+        columns: The names in it.
+    """
+
+    line: int
+    columns: list[str]
+
+
 class _Unreadable(Exception):
     """Nothing after this line can be read."""
 
@@ -72,8 +84,8 @@ def form_of(name: str, given: str | None) -> Form:
     )
 
 
-def read(path: Path, form: Form) -> Iterator[Row | Fault]:
-    """The rows of a file, and what is wrong with those that are none; empty lines are no rows."""
+def read(path: Path, form: Form) -> Iterator[Header | Row | Fault]:
+    """CSV's header, then rows, and what is wrong with those that are none; empty lines are no rows."""
     try:
         yield from _csv(path) if form == "csv" else _jsonl(path)
     except _Unreadable as error:
@@ -121,7 +133,7 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def _csv(path: Path) -> Iterator[Row | Fault]:
+def _csv(path: Path) -> Iterator[Header | Row | Fault]:
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader((line for _, line in _lines(path)), strict=True)
     header: list[str] | None = None
@@ -138,6 +150,7 @@ def _csv(path: Path) -> Iterator[Row | Fault]:
             continue
         if header is None:
             header = _header(cells, line)
+            yield Header(line, header)
         elif len(cells) != len(header):
             yield Fault(line, f"{_count(cells)}, and the header has {_count(header)}")
         else:
