@@ -41,18 +41,21 @@ class Spool:
         self.fields: dict[str, None] = {}
 
     def add(self, outcome: Ended) -> None:
-        """Take one down."""
+        """Take down what became of a row."""
         if outcome.response is not None:
-            outputs = json_ready(dict(outcome.response.outputs))
-            self.fields.update(dict.fromkeys(outputs))
-            record = {"outputs": outputs}
-        else:
-            assert outcome.error is not None
-            record = {"error": {"code": outcome.error.code, "message": outcome.error.message}}
+            self.put(outcome.index, {"outputs": json_ready(dict(outcome.response.outputs))})
+            return
+        assert outcome.error is not None
+        self.put(outcome.index, {"error": {"code": outcome.error.code, "message": outcome.error.message}})
+
+    def put(self, index: int, record: dict[str, Any]) -> None:
+        """Take down a record: ``{"outputs": …}`` or ``{"error": …}``."""
+        self.fields.update(dict.fromkeys(record.get("outputs", ())))
         text = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        if len(self._places) <= outcome.index:
-            self._places.extend([_MISSING] * (outcome.index + 1 - len(self._places)))
-        self._places[outcome.index] = self._end
+        if len(self._places) <= index:
+            self._places.extend([_MISSING] * (index + 1 - len(self._places)))
+        self._file.seek(self._end)
+        self._places[index] = self._end
         self._end += self._file.write(text)
 
     def __getitem__(self, index: int) -> dict[str, Any] | None:
@@ -60,7 +63,7 @@ class Spool:
         if index >= len(self._places) or self._places[index] == _MISSING:
             return None
         self._file.seek(self._places[index])
-        record: dict[str, Any] = json.loads(self._file.readline())
+        record: dict[str, Any] = json.loads(self._file.readline().decode("utf-8", "surrogatepass"))
         return record
 
     def close(self) -> None:
