@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import dspex
+from dspex.cli.batch.bar import Tally
+from dspex.cli.batch.drain import Drain
 from dspex.cli.batch.rows import Form
 from dspex.cli.batch.written import Spool, check_output, replacing, write
 from tests.shell import dspex as command
@@ -88,6 +91,8 @@ def test_outputs_that_would_destroy_something(tmp_path: Path) -> None:
     for name in (source, same):
         with pytest.raises(dspex.InvalidOption, match="is the input as well"):
             check_output(str(name), str(source), journal, overwrite=True)
+    with pytest.raises(dspex.InvalidOption, match="the journal"):
+        check_output(str(out), str(source), source, overwrite=False)
     with pytest.raises(dspex.InvalidOption, match="no directory"):
         check_output(str(tmp_path / "no" / "out.csv"), str(source), None, overwrite=False)
     with pytest.raises(dspex.InvalidOption, match="is a directory"):
@@ -115,6 +120,22 @@ def test_a_dry_run_checks_and_estimates(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, "")
     assert "2 rows, about 2000 tokens of inputs, price unknown" in ran.stderr
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_first_ctrl_c_drains_and_the_second_stops() -> None:
+    """If this failed, Ctrl-C would throw away answers that are paid for, or could not stop at all."""
+    before = signal.getsignal(signal.SIGINT)
+    came: list[dict[str, int]] = []
+    with Drain(Tally(9, quiet=True)) as drain:
+        for item in drain.until({"n": number} for number in range(9)):
+            came.append(item)
+            if len(came) == 2:
+                signal.raise_signal(signal.SIGINT)
+        assert drain.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert came == [{"n": 0}, {"n": 1}]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_wrong_usage_ends_with_two(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class Job:
         Raises:
             DspexError: Rows, program or LM are wrong.
         """
+        check_output(self.out, self.source, self._journal, overwrite=self.overwrite)
         with self._checked() as (settings, chosen, what, rows, known):
             if known is None:
                 with self._open(chosen, settings) as runtime:

@@ -145,6 +145,8 @@ def check_output(name: str, source: str, journal: Path | None, *, overwrite: boo
     Raises:
         InvalidOption: It cannot be written, it is the input, or something is there that this would replace.
     """
+    if journal is not None and journal.resolve() in {Path(one).resolve() for one in (name, source)}:
+        raise _refused(f"the journal {str(journal)!r} is the input or the output as well; name another file")
     if name == "-":
         return None
     path = Path(name)
