@@ -8,6 +8,7 @@ import typer
 
 import dspex
 from dspex.cli import modules, run, sandbox, serve, session, status, store
+from dspex.cli.batch import command as batch
 from dspex.cli.chat import command as chat
 from dspex.cli.doctor import command as doctor
 
@@ -37,6 +38,7 @@ def root(
 
 
 app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)

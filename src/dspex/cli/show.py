@@ -99,15 +99,15 @@ def summary(response: dspex.Response) -> None:
     Console(stderr=True).print(" · ".join(facts), style="dim", highlight=False, markup=False)
 
 
-def problem(error: dspex.DspexError, *, as_json: bool) -> None:
-    """An error on standard error."""
+def problem(error: dspex.DspexError, *, as_json: bool, hints: bool = True) -> None:
+    """An error on standard error, with what its advice is called on the command line where that is of use."""
     if as_json:
         print(json.dumps({"error": json_ready(error.to_wire())}, ensure_ascii=False), file=sys.stderr)
         return
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"[bold red]{error.code}[/]", end=" ", highlight=False)
     console.print(error.message, highlight=False, markup=False)
-    if hint := next((text for kind, text in _HINTS.items() if isinstance(error, kind)), None):
+    if hints and (hint := next((text for kind, text in _HINTS.items() if isinstance(error, kind)), None)):
         console.print(hint, style="dim", highlight=False, markup=False)
     for frame in error.details.get("frames", []):
         place = f"  {frame['file']}:{frame['line']} in {frame['function']}"

@@ -1,0 +1,1 @@
+"""``dspex batch``: a file of rows through one program."""
