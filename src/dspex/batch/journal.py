@@ -6,6 +6,7 @@ outcome of an item. Lines are only ever added. Of several with one index the las
 
 from __future__ import annotations
 
+import fcntl
 import os
 import zlib
 from array import array
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from dspex.errors import Conflict, InvalidOption, StoreError
 
@@ -74,25 +74,20 @@ class Journal:
         self.recorded = 0
         self._at = array("q")
         self._reader: BinaryIO | None = None
-        self._lock = FileLock(f"{path}.lock", thread_local=False)
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            raise Conflict(
-                f"another batch is writing the journal {path.name}; wait for it, or name another one",
-                details={"option": "journal"},
-            ) from None
-        except OSError as error:
-            raise _unusable(path, error) from error
         try:
             self._file: BinaryIO = path.open("a+b", buffering=0)
         except OSError as error:
-            self._lock.release()
             raise _unusable(path, error) from error
         try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of with the file
             self._end = self._read(program, says)
         except BaseException as error:
             self.close()
+            if isinstance(error, BlockingIOError):
+                raise Conflict(
+                    f"another batch is writing the journal {path.name}; wait for it, or name another one",
+                    details={"option": "journal"},
+                ) from None
             if isinstance(error, OSError):
                 raise _unusable(path, error) from error
             raise
@@ -194,7 +189,6 @@ class Journal:
         self._file.close()
         if self._reader is not None:
             self._reader.close()
-        self._lock.release()
 
 
 def read(path: Path | str) -> Iterator[Record]:
