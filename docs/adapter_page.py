@@ -40,6 +40,8 @@ _OF_PROGRAMS = (
     "acall",
     "stream",
     "astream",
+    "batch",
+    "abatch",
     *(
         name
         for method in ("change", "rollback", "info", "export", "save", "load", "delete")
@@ -67,6 +69,8 @@ def whole() -> str:
                 "agenerate",
                 "stream",
                 "astream",
+                "batch",
+                "abatch",
                 "program",
                 "aprogram",
                 "describe",
@@ -132,6 +136,17 @@ def whole() -> str:
         ],
         "Beside these a stream tells a `ToolCall` when a tool is called, and the `Usage` of each LM request "
         "that has ended.",
+        "## Outcome",
+        struct(dspex.Outcome),
+        f"`.ok`: {read(dspex.Outcome.ok).text}",
+        "### BatchProgress",
+        struct(dspex.BatchProgress),
+        "### Outcomes",
+        read(dspex.Outcomes).text,
+        *methods("outcomes", dspex.Outcomes, ("drain", "close")),
+        "### AsyncOutcomes",
+        read(dspex.AsyncOutcomes).text,
+        *methods("outcomes", dspex.AsyncOutcomes, ("drain", "aclose")),
         "### Timing",
         struct(dspex.Timing),
         "### Usage",

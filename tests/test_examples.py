@@ -134,6 +134,17 @@ def test_photo(provider: Provider, where: str, tmp_path: Path) -> None:
     assert (where if given == where else "data:image/png;base64,iVBORw0KGgo=") in sent
 
 
+def test_batch_example(provider: Provider, tmp_path: Path) -> None:
+    """If this failed, whoever starts the example again would pay for its rows again."""
+    model = {"DSPEX_LM": "openai/model", "LM_BASE_URL": provider.base_url}
+    first, _ = run("batch.py", str(tmp_path / "journal"), **model)
+    asked = len(provider.requests)
+    again, _ = run("batch.py", str(tmp_path / "journal"), **model)
+    assert sorted(first.splitlines()) == sorted(again.splitlines())
+    assert len(first.splitlines()) == 20
+    assert len(provider.requests) == asked
+
+
 def test_errors(provider: Provider) -> None:
     """If this failed, the example of errors would show others than those it speaks of."""
     output, _ = run_there("errors.py", provider)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dspex.adapter.outcomes import AsyncOutcomes, Ended, Open, Outcomes
 
@@ -18,6 +18,15 @@ class Batched:
 
     def _opener(self, items: Items, how: dict[str, Any]) -> Open:
         raise NotImplementedError
+
+    @overload
+    def batch(self, items: Items, *, as_completed: Literal[True], **how: Any) -> Outcomes: ...
+
+    @overload
+    def batch(self, items: Items, *, as_completed: Literal[False] = False, **how: Any) -> list[Ended]: ...
+
+    @overload
+    def batch(self, items: Items, *, as_completed: bool, **how: Any) -> list[Ended] | Outcomes: ...
 
     def batch(self, items: Items, *, as_completed: bool = False, **how: Any) -> list[Ended] | Outcomes:
         """Run many items through it.

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
 
@@ -224,6 +224,15 @@ def of_document(adapter: Base, document: Document, lm: LM | str | None, name: st
 
 class Batches(Streams):
     """Many items at once; see ``DSPyAdapter``."""
+
+    @overload
+    def batch(self, items: Items, *, as_completed: Literal[True], **how: Any) -> Outcomes: ...
+
+    @overload
+    def batch(self, items: Items, *, as_completed: Literal[False] = False, **how: Any) -> list[Ended]: ...
+
+    @overload
+    def batch(self, items: Items, *, as_completed: bool, **how: Any) -> list[Ended] | Outcomes: ...
 
     def batch(
         self,

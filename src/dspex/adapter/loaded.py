@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dspex.adapter.outcomes import AsyncOutcomes, Ended, Outcomes
 from dspex.adapter.response import Response
@@ -85,9 +85,21 @@ class LoadedProgram:
         version = self._versions.current
         return self._adapter.astream(prompt, **self._call(version, inputs))._of_version(version.number)
 
-    def batch(self, items: Items, **how: Any) -> list[Ended] | Outcomes:
+    @overload
+    def batch(self, items: Items, *, as_completed: Literal[True], **how: Any) -> Outcomes: ...
+
+    @overload
+    def batch(self, items: Items, *, as_completed: Literal[False] = False, **how: Any) -> list[Ended]: ...
+
+    @overload
+    def batch(self, items: Items, *, as_completed: bool, **how: Any) -> list[Ended] | Outcomes: ...
+
+    def batch(self, items: Items, *, as_completed: bool = False, **how: Any) -> list[Ended] | Outcomes:
         """Run many items through it; ``how`` is what ``adapter.batch`` takes. All run with one version."""
-        return self._adapter.batch(items, **self._calls(how))
+        found: list[Ended] | Outcomes = self._adapter.batch(
+            items, as_completed=as_completed, **self._calls(how)
+        )
+        return found
 
     def abatch(self, items: Items, **how: Any) -> AsyncOutcomes:
         """``batch`` for event loops."""

@@ -75,11 +75,5 @@ def ask(
     """Ask all rows; each is given as it ends."""
     adapter = runtime.adapter(timeout=timeout)
     if what.fields is None and not is_path(what.module):
-        program = adapter.program(what.module)
-        outcomes = program.batch(items, as_completed=True, **how)
-    else:
-        outcomes = adapter.batch(
-            items, module=what.module, signature=what.signature, as_completed=True, **how
-        )
-    assert isinstance(outcomes, dspex.Outcomes)
-    return outcomes
+        return adapter.program(what.module).batch(items, as_completed=True, **how)
+    return adapter.batch(items, module=what.module, signature=what.signature, as_completed=True, **how)
