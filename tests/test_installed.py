@@ -75,5 +75,5 @@ def test_a_runtime_says_what_it_can_do() -> None:
         now = runtime.adapter().capabilities()
     assert list(now.modules) == list(installed().modules)
     assert now.modules == {name: before.modules[name] for name in now.modules}
-    assert (now.streaming, now.batch, now.structured_output, now.tools) == (False, False, True, True)
+    assert (now.streaming, now.batch, now.structured_output, now.tools) == (True, True, True, True)
     assert set(now.sandbox) <= {"monty", "deno"}

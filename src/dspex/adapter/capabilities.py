@@ -40,8 +40,8 @@ def found(catalogue: Catalogue | None) -> Capabilities:
     known = catalogue or Catalogue()
     installed = known.installed
     return Capabilities(
-        streaming=False,
-        batch=False,
+        streaming=True,
+        batch=True,
         structured_output=True,
         tools=any("tools" in entry.needs for entry in known.modules.values()),
         sandbox=_sandboxes() if installed is None else installed.sandboxes,

@@ -16,11 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
-from dspy._vendor.lm15.result import StreamAccumulator
 from dspy._vendor.lm15.serde import part_to_dict
 from dspy.clients.costs import estimate_cost
-from dspy.clients.engines.lifecycle import aclosing_stream, closing_stream
-from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 from dspy.clients.errors import wrap_error
 from dspy.clients.lm15_boundary import history_messages
 from dspy.lm15 import (
@@ -29,12 +26,11 @@ from dspy.lm15 import (
     RateLimitError,
     ServerError,
     TransportError,
-    response_to_events,
 )
 from dspy.lm15 import TimeoutError as RequestTimeout
 
 from dspex.types import LMRequest, LMSpec, Usage
-from dspex.worker import faults, listening
+from dspex.worker import faults, listening, streamed
 from dspex.worker.outflow import Outflow
 from dspex.worker.threads import in_thread
 
@@ -260,13 +256,6 @@ class _Engine:
         return None if cost is None else float(cost)
 
 
-def events(engine: Any, request: Any) -> Any:
-    """The reply of a synchronous engine as it comes; all at once of one that knows no streams."""
-    if hasattr(engine, "stream"):
-        return engine.stream(request)
-    return iter(response_to_events(engine.complete(request)))
-
-
 def _status(error: BaseException, model: str) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
@@ -303,13 +292,7 @@ class Counted(_Engine):
         reading, stream = attempts.reading, attempts.scope.stream
         if reading is None or stream is None:
             return self._engine.complete(request)
-        whole = StreamAccumulator(request)
-        with closing_stream(checked_stream(events(self._engine, request), provider=self._provider)) as coming:
-            for event in coming:
-                whole.push(event)
-                for name, text in reading.pieces(event):
-                    stream.delta_from_thread(name, text)
-        return whole.response()
+        return streamed.blocking(self._engine, request, self._provider, reading, stream)
 
     def close(self) -> None:
         """Close the connections."""
@@ -349,11 +332,11 @@ class CountedAsync(_Engine):
                 return outcome
 
     async def _once(self, attempts: _Attempts, request: Any) -> Any:
+        if self.spec.timeout is None:
+            return await self._asked(attempts, request)
         try:
             async with asyncio.timeout(self.spec.timeout):
-                if attempts.reading is not None and attempts.scope.stream is not None:
-                    return await self._read(request, attempts.reading, attempts.scope.stream)
-                return await self._ask(request)
+                return await self._asked(attempts, request)
         except TimeoutError as error:
             if isinstance(error, LM15Error):  # the provider's own, a subclass of both
                 raise
@@ -361,22 +344,13 @@ class CountedAsync(_Engine):
                 f"no answer within the profile's timeout of {self.spec.timeout:g} s"
             ) from error
 
-    async def _read(self, request: Any, reading: listening.Reading, stream: Outflow) -> Any:
-        """Ask, and tell the reply as it comes."""
-        whole = StreamAccumulator(request)
+    async def _asked(self, attempts: _Attempts, request: Any) -> Any:
+        reading, stream = attempts.reading, attempts.scope.stream
+        if reading is None or stream is None:
+            return await self._ask(request)
         if not self._is_async or not hasattr(self._engine, "stream"):
-            response = await self._ask(request)
-            for event in response_to_events(response):
-                for name, text in reading.pieces(event):
-                    await stream.delta(name, text)
-            return response
-        coming = achecked_stream(self._engine.stream(request), provider=self._provider)
-        async with aclosing_stream(coming):
-            async for event in coming:
-                whole.push(event)
-                for name, text in reading.pieces(event):
-                    await stream.delta(name, text)
-        return whole.response()
+            return await streamed.told(await self._ask(request), reading, stream)
+        return await streamed.awaited(self._engine, request, self._provider, reading, stream)
 
     async def _ask(self, request: Any) -> Any:
         if self._is_async:
