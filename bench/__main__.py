@@ -14,7 +14,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, comparison, echo, faults, large, litellm, processes, sandbox, sessions, tools, warmth
+from bench import (
+    batches,
+    calls,
+    comparison,
+    echo,
+    faults,
+    large,
+    litellm,
+    processes,
+    sandbox,
+    sessions,
+    tools,
+    warmth,
+)
 from bench.measure import Row, write
 
 SUITES = {
@@ -31,6 +44,7 @@ SUITES = {
     "sandbox": sandbox.rows,
     "warmth": warmth.rows,
     "sessions": sessions.rows,
+    "batches": batches.rows,
 }
 
 
