@@ -24,7 +24,9 @@ from bench import (
     litellm,
     processes,
     sandbox,
+    served,
     sessions,
+    streams,
     tools,
     warmth,
 )
@@ -45,6 +47,8 @@ SUITES = {
     "warmth": warmth.rows,
     "sessions": sessions.rows,
     "batches": batches.rows,
+    "streams": streams.rows,
+    "http": served.rows,
 }
 
 

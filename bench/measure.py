@@ -109,10 +109,10 @@ def fresh(module: str, **arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def provider(delay: float) -> Iterator[str]:
+def provider(delay: float, *options: str) -> Iterator[str]:
     """A provider in a process of its own that answers after ``delay`` seconds; its base URL."""
     with subprocess.Popen(  # it closes the pipes
-        [sys.executable, "tests/provider", "--delay", str(delay), "--port", "0"],
+        [sys.executable, "tests/provider", "--delay", str(delay), "--port", "0", *options],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
