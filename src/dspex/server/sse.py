@@ -31,6 +31,15 @@ _NAMES: dict[type, str] = {
     Usage: "usage",
     Final: "final",
 }
+#: One event, for the OpenAPI document.
+EVENT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": [*_NAMES.values(), "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+    },
+    "required": ["event", "data"],
+}
 
 
 async def begun(events: AsyncStream) -> Event:

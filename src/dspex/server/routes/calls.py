@@ -9,7 +9,7 @@ from dspex.server.answers import GenerateResponse, answered
 from dspex.server.asked import GenerateRequest, StreamRequest
 from dspex.server.connected import while_connected
 from dspex.server.context import OF_CALLS, Shared
-from dspex.server.sse import EventStream, begun
+from dspex.server.sse import EVENT_SCHEMA, EventStream, begun
 
 router = APIRouter(tags=["calls"])
 _STREAM = """\
@@ -37,7 +37,7 @@ async def generate(body: GenerateRequest, request: Request, shared: Shared) -> R
             "description": "The events of the call.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
+                    "itemSchema": EVENT_SCHEMA,
                     "example": 'event: delta\ndata: {"field":"answer","text":"Par","stage":1}\n\n',
                 }
             },
