@@ -194,9 +194,7 @@ def _nothing() -> None:
 def _most(adapter: Base, common: Whole, concurrency: int | None) -> Callable[[], int]:
     """How many items can be under way: what the pool can run but for a few, what the LM's limits allow."""
     route = adapter._route
-    allowed = math.inf
-    if common.lm is not None and common.lm.limits is not None and common.lm.limits.in_flight:
-        allowed = common.lm.limits.in_flight
+    allowed = (common.lm.at_once if common.lm is not None else None) or math.inf
 
     def most() -> int:
         if concurrency is not None:
@@ -271,7 +269,7 @@ class Batches(Streams):
             lm: As of ``generate``.
             timeout: Seconds after which the work on an item is stopped, each time that it is asked.
             concurrency: How many items are asked at once; None is most of what the pool can run, or what the
-                LM's ``Limits(in_flight=...)`` allows.
+                LM's ``Limits(in_flight=...)`` allows; two for the embedded model.
             journal: A file for the outcomes, each written before anything else is asked. The same call with
                 the same file goes on where it ended, however it did: what is recorded is not asked again. An
                 item that has changed at its place is.

@@ -29,6 +29,8 @@ _FAMILIES = {"gpt-": "openai", "o3": "openai", "o4": "openai", "claude": "anthro
 # The embedded model: greedy, because it is small, and with room, because a cut-off answer cannot be parsed.
 _LOCAL_TEMPERATURE = 0.0
 _LOCAL_MAX_TOKENS = 1024
+#: Requests that the embedded model answers side by side; each costs 4,096 tokens of memory.
+LOCAL_SLOTS = 2
 
 
 class LM:
@@ -131,6 +133,12 @@ class LM:
     def local_path(self) -> str | None:
         """The file of the embedded model, if the caller named one."""
         return self.model.partition(":")[2] or None
+
+    @property
+    def at_once(self) -> int | None:
+        """How many requests it answers side by side, as far as that is known; others would wait."""
+        limit = self.limits.in_flight if self.limits else None
+        return min(limit or LOCAL_SLOTS, LOCAL_SLOTS) if self.is_local else limit
 
     def _encoded(self) -> bytes:
         fields = {name: value for name, value in vars(self).items() if name != "extraction_lm"}

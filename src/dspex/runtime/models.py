@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dspex.errors import InvalidOption, LMNotConfigured
 from dspex.lm.gate import Gate, Gates
 from dspex.lm.local import LocalModel
-from dspex.lm.profile import LM
+from dspex.lm.profile import LM, LOCAL_SLOTS
 from dspex.lm.reference import References
 from dspex.lm.secrets import Keys
 from dspex.lm.weights import Progress
@@ -18,8 +18,6 @@ from dspex.telemetry.events import LocalModelProgress
 from dspex.types import Connection, LMReference, LMSpec
 
 _RESOLVED_KEPT = 1024
-# Requests that the embedded model answers side by side; each costs 4,096 tokens of memory.
-_LOCAL_SLOTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +185,7 @@ class Models:
     def _local(self, lm: LM) -> LocalModel:
         path = lm.local_path or self._local_model
         if path not in self._locals:
-            self._locals[path] = LocalModel(path, slots=_LOCAL_SLOTS, on_progress=self._tell)
+            self._locals[path] = LocalModel(path, slots=LOCAL_SLOTS, on_progress=self._tell)
         return self._locals[path]
 
     def _tell(self, progress: Progress) -> None:

@@ -36,7 +36,11 @@ EVENT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "event": {"type": "string", "enum": [*_NAMES.values(), "error"]},
-        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"type": "object"},
+        },
     },
     "required": ["event", "data"],
 }
