@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +15,7 @@ import dspex
 from dspex.server.app import create_app
 from dspex.server.serving import Server
 from tests.processes import until
-from tests.provider import Provider
-from tests.streaming_provider import StreamingProvider
+from tests.provider import Provider, echo, paced
 
 
 class Scene:
@@ -23,7 +23,7 @@ class Scene:
 
     Attributes:
         provider: Whom its model's requests go to.
-        streaming: Whom those of the LM ``pieces`` go to.
+        streaming: Whom those of the LM ``pieces`` go to; it answers in pieces of five characters.
         client: Asks it.
         runtime: Runs its calls.
         app: What it serves.
@@ -32,7 +32,7 @@ class Scene:
     def __init__(
         self,
         provider: Provider,
-        streaming: StreamingProvider,
+        streaming: Provider,
         client: httpx.Client,
         runtime: dspex.Runtime,
         app: Any,
@@ -50,6 +50,16 @@ class Scene:
         )
 
 
+def events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a stream that has ended: names and data."""
+    found = []
+    for block in answer.text.split("\n\n"):
+        if block.startswith("event: "):
+            name, data = block.split("\n")
+            found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
 @contextlib.contextmanager
 def serving(**options: Any) -> Iterator[Scene]:
     """Serve until the block ends.
@@ -58,7 +68,8 @@ def serving(**options: Any) -> Iterator[Scene]:
         **options: Of ``create_app``; ``settings`` are the runtime's.
     """
     settings = options.pop("settings", None) or dspex.Settings(file=False)
-    with Provider() as provider, StreamingProvider() as streaming:
+    pieces_of_five = paced(echo(), cut=5)
+    with Provider() as provider, Provider(lambda _: pieces_of_five) as streaming:
         lm = dspex.LM("openai/model", api_key="sk-secret", base_url=provider.base_url, retry=dspex.Retry(1))
         pieces = dspex.LM("openai/pieces", api_key="k", base_url=streaming.base_url)
         runtime = dspex.Runtime(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
-import httpx
 import pytest
 
 import dspex
 from dspex.server.serving import check_address
-from tests.http_scene import Scene, serving
+from tests.http_scene import Scene, events, serving
 from tests.provider import echo
 
 PROGRAMS = {"triage": {"signature": "report -> urgency", "module": "dspy.Predict"}}
@@ -29,15 +26,6 @@ def scene(served: Scene) -> Scene:
     return served
 
 
-def events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for block in answer.text.split("\n\n"):
-        if block.startswith("event: "):
-            name, data = block.split("\n")
-            found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
-
-
 def test_a_call(scene: Scene) -> None:
     """If this failed, another language would get no answer, or one that tells of workers and keys."""
     answer = scene.generate()
@@ -50,7 +38,7 @@ def test_a_call(scene: Scene) -> None:
 
 def test_a_stream(scene: Scene) -> None:
     """If this failed, events would be missing, in another order, or not those of the answer."""
-    body = {"prompt": "Where?", "signature": "question -> answer", "lm": "pieces"}
+    body = {"prompt": "In the city of Paris", "signature": "question -> answer", "lm": "pieces"}
     answer = scene.client.post("/v1/stream", json=body)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -58,8 +46,9 @@ def test_a_stream(scene: Scene) -> None:
     came = events(answer)
     assert came[0][0] == "started"
     assert came[-1][0] == "final", came
-    text = "".join(data["text"] for name, data in came if name == "delta")
-    assert text == came[-1][1]["outputs"]["answer"] == "In the city of Paris"
+    pieces = [data["text"] for name, data in came if name == "delta"]
+    assert len(pieces) > 2
+    assert "".join(pieces) == came[-1][1]["outputs"]["answer"] == "In the city of Paris"
 
 
 def test_programs_of_a_session(scene: Scene) -> None:

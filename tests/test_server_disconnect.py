@@ -15,7 +15,7 @@ import pytest
 
 from tests.http_scene import Scene, serving
 from tests.processes import until
-from tests.provider import Provider, delayed, echo, hanging
+from tests.provider import Provider, delayed, echo, hanging, paced
 
 BODY = {"prompt": "hi", "signature": "question -> answer"}
 
@@ -39,12 +39,12 @@ def test_a_client_that_leaves_stops_its_call(scene: Scene) -> None:
 
 def test_a_reader_that_leaves_stops_its_stream(scene: Scene) -> None:
     """If this failed, a browser tab that was closed would go on costing money."""
-    scene.streaming.pause = 0.1
+    scene.streaming.reply = lambda _: paced(echo(), cut=1, pause=0.1)
     with scene.client.stream("POST", "/v1/stream", json=BODY | {"lm": "pieces"}) as answer:
         for line in answer.iter_lines():
             if line == "event: delta":
                 break
-    until(lambda: scene.streaming.left == 1)
+    until(lambda: scene.streaming.disconnects == 1)
     until(lambda: scene.runtime.stats().pools["general"].unfinished == 0)
 
 
