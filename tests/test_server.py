@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +99,16 @@ def test_not_ready_while_it_stops(scene: Scene) -> None:
     assert answer.status_code == 503
     assert answer.json()["details"] == {"failing": ["stopping"]}
     assert "retry-after" in answer.headers
+
+
+def test_the_guides_commands(scene: Scene) -> None:
+    """If this failed, what the guide has for the first try would not work."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "http.md").read_text()
+    asked = re.findall(r"curl [^\n]*localhost:8000(/\S+) [^\n]*\\\n  -d '([^']+)'", page)
+    assert {path for path, _ in asked} == {"/v1/generate", "/v1/stream"}
+    for path, body in asked:
+        answer = scene.client.post(path, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])

@@ -121,6 +121,15 @@ def test_a_deadline(scene: Scene) -> None:
     scene.provider.reply = lambda _: hanging()
     problem = check(scene.generate(timeout=0.2), 504, "python_timeout")
     assert problem["details"]["phase"] == "running"
+    assert "timeout=" not in problem["detail"]  # which is Python
+
+
+def test_a_program_that_is_not_there(scene: Scene) -> None:
+    """If this failed, a caller in another language would be told to call a Python method."""
+    made = scene.client.post("/v1/sessions/known/programs", json={"signature": "question -> answer"})
+    assert made.status_code == 201
+    answer = scene.client.post("/v1/sessions/known/programs/none/execute", json={"prompt": "hi"})
+    assert "GET /v1/sessions/" in check(answer, 404, "unknown_program")["detail"]
 
 
 def test_a_stream_that_is_refused(scene: Scene) -> None:

@@ -81,15 +81,13 @@ _OPEN = frozenset(
         "invalid_signature",
         "invalid_input",
         "invalid_option",
-        "unknown_program",
         "unknown_session",
-        "session_expired",
-        "payload_too_large",
         "rate_limited",
-        "python_timeout",
         "conflict",
     }
 )
+# Codes whose details are, and whose messages say what to write in Python.
+_REWORDED = frozenset({"unknown_program", "session_expired", "payload_too_large", "python_timeout"})
 # Details of an error that stands in the operator's own files or environment.
 _INSIDE = frozenset({"file", "line", "variable", "frames", "traceback", "pid", "path"})
 _TOLD = frozenset(
@@ -100,6 +98,10 @@ _TOLD = frozenset(
 )  # fmt: skip
 
 _SENTENCES: Mapping[str, str] = {
+    "unknown_program": "no such program here; GET /v1/sessions/{id}/programs lists those of a session",
+    "session_expired": "the session has expired, and what it kept is gone; a new program begins a new one",
+    "payload_too_large": "what was sent is larger than the limit; send less",
+    "python_timeout": "the call did not end in time and was stopped; a larger `timeout` may be asked for",
     "unknown_provider": "no such provider is known here",
     "lm_not_configured": "the language model that was asked for is not set up here; ask whoever runs this",
     "budget_exceeded": "the call would go over a budget",
@@ -175,9 +177,11 @@ class Forbidden(NotAllowed):
 
 def told(error: DspexError) -> tuple[str, dict[str, Any]]:
     """What a remote caller may know of an error: a text, and details."""
-    if isinstance(error, Forbidden) or (error.code in _OPEN and not _INSIDE & error.details.keys()):
+    if isinstance(error, Forbidden) or (
+        error.code in _OPEN | _REWORDED and not _INSIDE & error.details.keys()
+    ):
         details = {name: value for name, value in error.details.items() if name in _TOLD}
-        return error.message, details
+        return _SENTENCES.get(error.code, error.message), details
     so_far = error.details.get("so_far")
     return _SENTENCES.get(error.code, _UNKNOWN), {} if so_far is None else {"so_far": so_far}
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
+import logging
 import signal
+import socket
 import threading
+import time
 from collections.abc import Generator
 from types import FrameType
 
@@ -14,8 +18,11 @@ from fastapi import FastAPI
 
 from dspex.errors import InvalidOption
 
+_log = logging.getLogger("dspex.server")
 # Seconds that a connection without a request is kept.
 _KEEP_ALIVE = 75
+# Seconds that requests have to be answered when their calls were ended.
+_LAST_WORDS = 2
 
 
 class Server(uvicorn.Server):
@@ -40,11 +47,12 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # anybody can write those
                 ws="none",
                 timeout_keep_alive=_KEEP_ALIVE,
-                # Whole seconds are all that it takes; it is only the most that there is.
-                timeout_graceful_shutdown=max(1, round(drain)),
+                # What has not ended in time is ended in `shutdown`; this is for what still does not.
+                timeout_graceful_shutdown=_LAST_WORDS,
             )
         )
         self._app = app
+        self._drain = drain
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -59,6 +67,27 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests end that were accepted; those that do not in time are answered with 503."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # at once where no request is under way, else after its answer
+        if not await self._all_ended(self._drain):
+            left = len(self.server_state.tasks)
+            _log.warning("%d requests have not ended, and are ended now", left)
+            await self._app.state.dspex.runtime.aclose()
+            await self._all_ended(_LAST_WORDS, patient=True)
+        await super().shutdown(sockets)
+
+    async def _all_ended(self, seconds: float, *, patient: bool = False) -> bool:
+        end = time.monotonic() + seconds
+        while self.server_state.connections or self.server_state.tasks:
+            if time.monotonic() >= end or (self.force_exit and not patient):
+                return False
+            await asyncio.sleep(0.02)
+        return True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Stop, at once when it was asked before."""
