@@ -86,6 +86,21 @@ def test_pieces_joined_are_the_outputs(
     assert events[0].request_id == final(events).request_id
 
 
+@pytest.mark.parametrize("name", ["anthropic/claude-x", "gemini/gemini-x"])
+def test_other_providers_stream(provider: Provider, adapter: dspex.DSPyAdapter, name: str) -> None:
+    """If this failed, half of the users would get their streams in one piece, or none."""
+    provider.reply = lambda _: paced(fields(answer=_LONG, count=5, tags=["a"], note="x"), cut=7)
+    address = provider.anthropic_url if name.startswith("anthropic") else provider.gemini_url
+    lm = dspex.LM(name, base_url=address, api_key="k")
+    events = list(adapter.stream("Why?", signature=_TWO, lm=lm))
+    whole = adapter.generate("Why?", signature=_TWO, lm=lm)
+    assert final(events).outputs == whole.outputs
+    assert final(events).usage == whole.usage
+    assert final(events).finishes == whole.finishes
+    assert joined(events)["answer"] == whole.answer
+    assert sum(isinstance(event, dspex.Delta) for event in events) > 20
+
+
 async def test_text_alone(provider: Provider, adapter: dspex.DSPyAdapter) -> None:
     """If this failed, a chat window would show the model's reasoning or none of the answer."""
     provider.reply = lambda _: paced(fields(reasoning="Because.", answer=_LONG), cut=3)

@@ -164,7 +164,7 @@ _ROUTES: tuple[tuple[str, Dialect], ...] = (
     (r"/(?:inference/|api/|openai/)?v1/chat/completions", OPENAI),
     (r"/openai/deployments/([^/]+)/chat/completions", OPENAI),
     (r"/v1/messages", ANTHROPIC),
-    (r"/v1beta/models/([^/]+):generateContent", GEMINI),
+    (r"/v1beta/models/([^/]+):(?:generateContent|streamGenerateContent)", GEMINI),
     (r"/v1/projects/[^/]+/locations/[^/]+/publishers/google/models/([^/]+):generateContent", GEMINI),
     (r"/v1/projects/[^/]+/locations/[^/]+/publishers/anthropic/models/([^/]+):rawPredict", ANTHROPIC),
     (r"/model/([^/]+)/converse", BEDROCK),

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from dspex.testing.chat import OPENAI, OpenAIChat, cut
+from dspex.testing.chat import cut
 from dspex.testing.http import Answer, Post, Server, refusal, streamed
+from tests.provider import events
 from tests.provider.dialects import route
 from tests.provider.replies import Reply, Script, echo, fault
 from tests.provider.request import Request
@@ -72,9 +73,9 @@ class Provider(Server):
         if known is None:
             return refusal(404, f"nothing is served at {post.path}")
         dialect, model = known
-        streams = bool(post.body.get("stream"))
-        if streams and not isinstance(dialect, OpenAIChat):
-            return refusal(501, "this provider streams chat completions only")
+        streams = bool(post.body.get("stream")) or ":streamGenerateContent" in post.path
+        if streams and not events.streams(dialect):
+            return refusal(501, "this provider does not stream what is asked for there")
         self._received += 1
         request = Request(self._received, model or str(post.body.get("model", "")), dialect, post)
         if self._record:
@@ -106,15 +107,13 @@ def _answered(data: bytes) -> dict[str, Any] | None:
         answer: dict[str, Any] = msgspec.json.decode(body)
     except msgspec.DecodeError:
         return None
-    return answer if head.startswith(b"HTTP/1.1 200") and "choices" in answer else None
+    return answer if head.startswith(b"HTTP/1.1 200") and events.text_in(answer) is not None else None
 
 
 def _streamed(whole: dict[str, Any], reply: Reply, request: Request) -> Answer:
-    pieces = cut(whole["choices"][0]["message"]["content"], reply.cut)
-    wanted = request.body.get("stream_options") or {}
-    events = OPENAI.events(whole, pieces, usage=bool(wanted.get("include_usage")))
+    written = events.written(whole, cut(events.text_in(whole) or "", reply.cut), request)
     breaks = None if reply.breaks is None else reply.breaks + 1
-    return streamed(events, pause=reply.pause, delay=reply.delay, breaks=breaks)
+    return streamed(written, pause=reply.pause, delay=reply.delay, breaks=breaks)
 
 
 def _broken_script(error: Exception) -> Reply:
