@@ -155,7 +155,7 @@ def test_a_connection_serves_many_requests_even_when_they_come_together(provider
         (b"POST /v1/messages HTTP/1.1\r\nContent-Length: 2\r\n\r\n{,", 400),
         (b"POST /v1/messages HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]", 400),
         (b"POST /v1/messages HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
-        (b'POST /v1/messages HTTP/1.1\r\nContent-Length: 15\r\n\r\n{"stream":true}', 501),
+        (b'POST /model/x/converse HTTP/1.1\r\nContent-Length: 15\r\n\r\n{"stream":true}', 501),
         (b"nonsense\r\n\r\n", 400),
     ],
 )

@@ -107,9 +107,13 @@ class Journal:
                         "another one",
                         details={"option": "journal", "line": number},
                     )
-                if not known:
+                begun = _line(Header(FORMAT, program, says))
+                if not known and not begun.startswith(line):
                     raise _no_journal(self.path)
                 os.ftruncate(self._file.fileno(), at)  # written when its process was killed
+                if not known:
+                    self._write(begun)
+                    end = len(begun)
                 break
             if not known:
                 self._check(body, program, says)
