@@ -160,6 +160,8 @@ class Job:
     def _summary(self, tally: Tally, *, stopped: bool) -> None:
         if not self.as_json:
             tally.say(tally.text())
+            if tally.failed and not stopped and self._journal is not None:
+                tally.say("'error' in the output says why rows failed; --retry-failed asks those again")
             return
         self._tell(
             {
