@@ -404,3 +404,43 @@ def test_user_modules_and_best_of_n_tell_their_outputs_whole(
         )
     )
     assert joined(events) == final(events).outputs
+
+
+async def test_a_task_that_is_cancelled_stops_its_streams(
+    provider: Provider, adapter: dspex.DSPyAdapter, runtime: dspex.Runtime
+) -> None:
+    """If this failed, the work would go on for as long as somebody keeps the task, or its error."""
+    provider.reply = lambda _: paced(fields(answer="word " * 500), cut=5, pause=0.02)
+
+    async def read() -> None:
+        async for _ in adapter.astream("Why?", signature="question -> answer"):
+            pass
+
+    tasks = [asyncio.create_task(read()) for _ in range(20)]
+    await auntil(lambda: provider.in_flight == 20)
+    for task in tasks:
+        task.cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)  # each keeps its frames, and they the streams
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    await auntil(lambda: provider.disconnects == 20 and idle(runtime))
+
+
+async def test_several_may_read_one_stream(provider: Provider, adapter: dspex.DSPyAdapter) -> None:
+    """If this failed, all but one of the tasks that read a stream would wait for ever."""
+    provider.reply = lambda _: paced(fields(answer="a b c d e f"), cut=2, pause=0.01)
+    stream = adapter.astream("Why?", signature="question -> answer")
+
+    async def read() -> list[Any]:
+        return [event async for event in stream]
+
+    async with asyncio.timeout(30):
+        found = [event for events in await asyncio.gather(read(), read(), read()) for event in events]
+    assert sum(isinstance(event, dspex.Final) for event in found) == 1
+    assert sum(isinstance(event, dspex.Started) for event in found) == 1
+
+    stream = adapter.astream("Why?", signature="question -> answer")
+    reading = asyncio.create_task(read())
+    await auntil(lambda: provider.in_flight == 1)
+    await stream.aclose()
+    async with asyncio.timeout(30):
+        await reading  # it ends, as the stream does

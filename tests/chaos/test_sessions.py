@@ -47,7 +47,8 @@ async def killing(runtime: dspex.Runtime, kills: list[int]) -> None:
 
 async def test_a_thousand_turns_while_workers_are_killed(where: str, provider: Provider) -> None:
     """If this failed, turns at once would be lost, doubled, or told to another session."""
-    async with opened(where, provider) as runtime:
+    # How often one call meets a kill is the machine's affair, and not what is asked here.
+    async with opened(where, provider, max_reruns=1000) as runtime:
         await back_to(runtime, WORKERS)
         adapter = runtime.adapter(timeout=100.0)
         kills: list[int] = []

@@ -84,6 +84,10 @@ class _Listened:
             self._begun = True
             self._call.begin()
 
+    def _leave(self) -> None:
+        self._over = True
+        self._call.cancel()
+
     def _end(self, ended: Ended) -> Final | None:
         """The last event; None after it.
 
@@ -130,8 +134,13 @@ class Stream(_Listened):
             event: Event = self._call.feed.take()
             return event
         except Ended as ended:
-            last = self._end(ended)
-        assert last is not None
+            end = ended
+        except BaseException:  # Ctrl-C: nobody will read on
+            self._leave()
+            raise
+        last = self._end(end)
+        if last is None:
+            raise StopIteration
         return last
 
     def text_stream(self) -> Iterator[str]:
@@ -158,6 +167,7 @@ class AsyncStream(_Listened):
     """The events of one call, in order, for event loops; ``adapter.astream(...)`` gives one.
 
     ``async for`` reads it, ``async with`` closes it at its end, and to await it gives itself. See ``Stream``.
+    A task that is cancelled while it waits for an event stops the work, too.
 
     Attributes:
         response: The response, once it has been read to its end.
@@ -178,8 +188,13 @@ class AsyncStream(_Listened):
             event: Event = await self._call.feed.atake()
             return event
         except Ended as ended:
-            last = self._end(ended)
-        assert last is not None
+            end = ended
+        except BaseException:  # the task that reads was cancelled, and is over as a generator would be
+            self._leave()
+            raise
+        last = self._end(end)
+        if last is None:
+            raise StopAsyncIteration
         return last
 
     async def text_stream(self) -> AsyncIterator[str]:

@@ -44,7 +44,7 @@ class Feed:
         self._events: deque[tuple[Any, bool]] = deque()
         self._end: Ended | None = None
         self._read = 0
-        self._wake: Callable[[], None] | None = None
+        self._wakes: set[Callable[[], None]] = set()
 
     # Whoever writes
 
@@ -69,8 +69,8 @@ class Feed:
 
     def _told(self) -> None:
         self._lock.notify_all()
-        if self._wake is not None:
-            self._wake()
+        for wake in self._wakes:
+            wake()
 
     # Whoever reads
 
@@ -89,7 +89,7 @@ class Feed:
         return event
 
     async def atake(self) -> Any:
-        """``take`` for event loops; one reader at a time."""
+        """``take`` for event loops."""
         loop = asyncio.get_running_loop()
         while True:
             with self._lock:
@@ -97,11 +97,13 @@ class Feed:
                     event, more = self._next()
                     break
                 come = loop.create_future()
-                self._wake = _waker(loop, come)
+                wake = _waker(loop, come)
+                self._wakes.add(wake)
             try:
                 await come
             finally:
-                self._wake = None
+                with self._lock:
+                    self._wakes.discard(wake)
         if more:
             self._grant(more)
         return event
