@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -271,3 +273,69 @@ def test_programs_have_batches(provider: Provider, adapter: dspex.DSPyAdapter, t
         stored.batch(items, journal=tmp_path / "one")
     with pytest.raises(dspex.InvalidOption, match="journl"):
         stored.batch(items, journl=1)
+
+
+@pytest.mark.parametrize("items", [None, 5, "text", b"bytes", {"question": "one"}])
+async def test_one_item_is_no_batch(adapter: dspex.DSPyAdapter, items: Any) -> None:
+    """If this failed, a text that was meant as one item would be asked letter by letter."""
+    with pytest.raises(dspex.InvalidInput, match=r"\[item\]"):
+        adapter.batch(items, signature=SIGNATURE)
+    with pytest.raises(dspex.InvalidInput):
+        await adapter.abatch(items, signature=SIGNATURE)
+
+
+@pytest.mark.parametrize("wrong", [{"journal": 5}, {"progress": 5}, {"concurrency": 0}, {"max_cost": -1}])
+def test_options_that_cannot_be(adapter: dspex.DSPyAdapter, wrong: dict[str, Any]) -> None:
+    """If this failed, a slip would be told by a traceback from the middle of a batch."""
+    with pytest.raises(dspex.InvalidOption) as caught:
+        adapter.batch(["q"], signature=SIGNATURE, **wrong)
+    assert caught.value.details["option"] in wrong
+
+
+_LEFT_OPEN = """
+import dspex
+from tests.provider import Provider
+
+with Provider() as provider:
+    runtime = dspex.Runtime(dspex.LM("openai/x", base_url=provider.base_url)).__enter__()
+    many = iter(lambda: "q", None)
+    outcomes = runtime.adapter().batch(many, signature="question -> answer", as_completed=True)
+    next(outcomes)
+    print("left", flush=True)
+"""
+
+
+def test_an_interpreter_ends_with_a_batch_open() -> None:
+    """If this failed, a script that stops in the middle of its batch would never end."""
+    root = Path(__file__).parents[1]
+    ran = subprocess.run(
+        [sys.executable, "-c", _LEFT_OPEN], cwd=root, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, "left\n"), ran.stderr
+    assert ran.stderr == ""
+
+
+async def test_a_batch_is_closed_while_somebody_waits(
+    provider: Provider, adapter: dspex.DSPyAdapter, runtime: dspex.Runtime
+) -> None:
+    """If this failed, a service that stops could not stop the batches that its threads and tasks read."""
+    provider.reply = lambda _: delayed(0.2, echo())
+    outcomes = adapter.batch(iter(lambda: "q", None), signature=SIGNATURE, as_completed=True)
+    thread = threading.Thread(target=lambda: [None for _ in outcomes])
+    thread.start()
+    until(lambda: provider.in_flight > 0)
+    outcomes.close()
+    thread.join(60)
+    assert not thread.is_alive()
+
+    coming = adapter.abatch(iter(lambda: "q", None), signature=SIGNATURE, as_completed=True)
+
+    async def read() -> list[int]:
+        return [outcome.index async for outcome in coming]
+
+    reading = asyncio.create_task(read())
+    await asyncio.to_thread(until, lambda: provider.in_flight > 0)
+    await coming.aclose()
+    async with asyncio.timeout(60):
+        await reading
+    await asyncio.to_thread(until, lambda: runtime.stats().pools["general"].unfinished == 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -21,7 +21,7 @@ from dspex.batch.bar import Bar
 from dspex.batch.batch import Batch, How, Items
 from dspex.batch.journal import Journal
 from dspex.batch.outcome import BatchProgress
-from dspex.errors import InvalidOption
+from dspex.errors import InvalidInput, InvalidOption
 from dspex.lm.profile import LM
 from dspex.lm.reference import identity
 from dspex.program import document as documents
@@ -97,6 +97,10 @@ class Options:
         checks.whole_number("retries", self.retries, 0)
         checks.whole_number("max_errors", self.max_errors, 1, optional=True)
         checks.number("max_cost", self.max_cost, optional=True)
+        if self.journal is not None and not isinstance(self.journal, str | Path):
+            raise checks.refuse("journal", "the path of a file", self.journal)
+        if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
+            raise checks.refuse("progress", "True, or a function of a BatchProgress", self.progress)
 
 
 class Calls:
@@ -138,6 +142,16 @@ class Calls:
         return response.usage.total_tokens, response.cost
 
 
+def _check_items(items: Any) -> None:
+    """Refuse one item where many belong: a text would be a batch of its letters."""
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable | AsyncIterable):
+        raise InvalidInput(
+            "items is a list, an iterator or an asynchronous iterator of prompts or of dicts of inputs, not "
+            f"{type(items).__name__}; one item alone is [item]",
+            details={"option": "items"},
+        )
+
+
 def _split(item: Any) -> tuple[Any, Any]:
     """An item's prompt, and its inputs."""
     return (None, item) if isinstance(item, Mapping) else (item, None)
@@ -160,8 +174,10 @@ def opener(
         options: How it is run.
 
     Raises:
+        InvalidInput: There is one item where many belong.
         InvalidOption: An option is not what it has to be.
     """
+    _check_items(items)
     options.check()
 
     async def opened() -> Run:

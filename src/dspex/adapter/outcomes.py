@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -35,6 +36,30 @@ class Run:
         self.outcomes = batch.outcomes()
         self._total = total
         self._close = close
+        self._reading: asyncio.Task[Ended] | None = None
+        self._closed = False
+
+    async def next(self) -> Ended:
+        """The next outcome.
+
+        Raises:
+            StopAsyncIteration: There is none, or the batch was closed meanwhile.
+        """
+        if self._reading is not None:
+            raise RuntimeError("somebody waits for an outcome of this batch already")
+        # A task of its own: whoever closes the batch stops it, and not the task of the reader.
+        self._reading = asyncio.create_task(self._next())
+        try:
+            return await self._reading
+        except asyncio.CancelledError:
+            if self._closed:
+                raise StopAsyncIteration from None
+            raise
+        finally:
+            self._reading = None
+
+    async def _next(self) -> Ended:
+        return await anext(self.outcomes)
 
     async def whole(self) -> list[Ended]:
         """All outcomes in order, those of items included that were not asked because the batch stopped."""
@@ -46,8 +71,12 @@ class Run:
         return [ended.get(index) or self.batch.rest(index) for index in range(count)]
 
     async def aclose(self) -> None:
-        """Stop what is under way."""
+        """Stop what is under way. Safe to repeat."""
+        self._closed = True
         try:
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.wait([self._reading])
             await self.outcomes.aclose()  # type: ignore[attr-defined]
         finally:
             self._close()
@@ -79,7 +108,7 @@ class AsyncOutcomes:
         if self._run is None:
             self._run = await self._open()
         try:
-            return await anext(self._run.outcomes)
+            return await self._run.next()
         except BaseException:
             await self.aclose()
             raise
@@ -133,7 +162,7 @@ class Outcomes:
     async def _next(self) -> Ended:
         if self._run is None:
             self._run = await self._open()
-        return await anext(self._run.outcomes)
+        return await self._run.next()
 
     def whole(self) -> list[Ended]:
         """All outcomes, in order."""
@@ -181,9 +210,16 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dspex-batch")
-        self._thread.submit(asyncio.set_event_loop, self._loop)
-        self._thread.submit(self._loop.run_forever)
+        # A daemon: an interpreter that ends with a batch open does not wait for it.
+        self._thread = threading.Thread(target=self._serve, name="dspex-batch", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Wait for a coroutine; Ctrl-C cancels it."""
@@ -213,10 +249,8 @@ class _Loop:
 
         with contextlib.suppress(RuntimeError):
             asyncio.run_coroutine_threadsafe(stop(), self._loop)
-        self._thread.shutdown(wait=False)
 
     def close(self) -> None:
         """End the loop and its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.shutdown()
-        self._loop.close()
+        self._thread.join()
