@@ -46,7 +46,7 @@ class Watched:
         self.rooms = 0
         self.watches: list[bool] = []
         lm = dspex.LM("openai/x", limits=limits, max_tokens=max_tokens)
-        self.gate = Gate(1, lm, self._room, lambda _, on: self.watches.append(on))
+        self.gate = Gate(1, lm, "", self._room, lambda _, on: self.watches.append(on))
 
     def _room(self) -> None:
         self.rooms += 1

@@ -39,11 +39,21 @@ class Limits(msgspec.Struct, frozen=True):
             estimate when it is sent, and with what the provider counted once it has answered; one that is
             larger than the limit is sent alone.
         in_flight: Requests at the same time.
+        across_tenants: Whether all tenants together may ask that much, as where they share one key; else
+            each of them may.
     """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     in_flight: int | None = None
+    across_tenants: bool = False
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The limits that there are, by name."""
+        named = ("requests_per_minute", "tokens_per_minute", "in_flight")
+        found = {name: getattr(self, name) for name in named}
+        return {name: limit for name, limit in found.items() if limit is not None}
 
 
 def without_password(url: str) -> str:

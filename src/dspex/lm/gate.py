@@ -54,6 +54,7 @@ class Gate:
     Args:
         number: Its number in the runtime.
         lm: The profile.
+        tenant: Whose it is; empty for all, or for calls without a tenant.
         on_room: Called when a call that waits might begin.
         on_watch: Called with whether requests have to ask, when that changes for a profile without limits.
     """
@@ -62,13 +63,15 @@ class Gate:
         self,
         number: int,
         lm: LM,
+        tenant: str,
         on_room: Callable[[], None],
         on_watch: Callable[[Gate, bool], None],
     ) -> None:
         self.number = number
         self.model = lm.model
+        self.tenant = tenant
         self.limits = lm.limits or Limits()
-        self.limited = self.limits != Limits()
+        self.limited = bool(self.limits.numbers)
         self._max_tokens = lm.max_tokens
         self._on_room = on_room
         self._on_watch = on_watch
@@ -131,8 +134,7 @@ class Gate:
         """Why it is shut, for people."""
         if self.slowed:
             return "its provider is busy"
-        limits = {name: getattr(self.limits, name) for name in self.limits.__struct_fields__}
-        return ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
+        return ", ".join(f"{name}={limit}" for name, limit in self.limits.numbers.items())
 
     @property
     def slowed(self) -> bool:
@@ -300,7 +302,7 @@ class Gate:
 
 
 class Gates:
-    """The gates of a runtime. Two LMs that are equal have one.
+    """The gates of a runtime. Two LMs that are equal have one; with limits they have one for each tenant.
 
     A gate that somebody holds, a call in a queue say, is found in any case; others are kept while there is
     room, and for as long as forgetting them would let too much through.
@@ -313,20 +315,23 @@ class Gates:
     def __init__(self) -> None:
         self.on_room: list[Callable[[], None]] = []
         self.on_watch: list[Callable[[Gate, bool], None]] = []
-        self._kept: OrderedDict[LM, Gate] = OrderedDict()
-        self._by_lm: WeakValueDictionary[LM, Gate] = WeakValueDictionary()
+        self._kept: OrderedDict[tuple[LM, str], Gate] = OrderedDict()
+        self._by_lm: WeakValueDictionary[tuple[LM, str], Gate] = WeakValueDictionary()
         self._by_number: WeakValueDictionary[int, Gate] = WeakValueDictionary()
         self._next = 1
 
-    def of(self, lm: LM) -> Gate:
-        """The gate of a profile."""
-        gate = self._by_lm.get(lm)
+    def of(self, lm: LM, tenant: str = "") -> Gate:
+        """The gate of a profile, or that of a tenant's calls with it."""
+        # Without limits there is only the provider's word that it is busy, and that holds for whoever asks.
+        apart = lm.limits is not None and lm.limits.numbers and not lm.limits.across_tenants
+        key = (lm, tenant if apart else "")
+        gate = self._by_lm.get(key)
         if gate is None:
-            gate = Gate(self._next, lm, self._tell_room, self._tell_watch)
+            gate = Gate(self._next, lm, key[1], self._tell_room, self._tell_watch)
             self._next += 1
-            self._by_lm[lm] = self._by_number[gate.number] = gate
-        self._kept[lm] = gate
-        self._kept.move_to_end(lm)
+            self._by_lm[key] = self._by_number[gate.number] = gate
+        self._kept[key] = gate
+        self._kept.move_to_end(key)
         self._forget_oldest()
         return gate
 
@@ -341,11 +346,11 @@ class Gates:
 
     def _forget_oldest(self) -> None:
         too_many = len(self._kept) - _GATES_KEPT
-        for lm, gate in list(islice(self._kept.items(), min(max(0, too_many), _LOOKS))):
+        for key, gate in list(islice(self._kept.items(), min(max(0, too_many), _LOOKS))):
             if not gate.idle:
-                self._kept.move_to_end(lm)
+                self._kept.move_to_end(key)
                 continue
-            del self._kept[lm]
+            del self._kept[key]
             if gate.slowed and not gate.limited:
                 self._tell_watch(gate, False)
 

@@ -324,8 +324,10 @@ def _checked_limits(limits: Any) -> Limits | None:
         return None
     if not isinstance(limits, Limits):
         raise checks.refuse("limits", "Limits(...)", limits)
-    for name in limits.__struct_fields__:
-        checks.whole_number(name, getattr(limits, name), 1, optional=True, owner="Limits")
+    for name, number in limits.numbers.items():
+        checks.whole_number(name, number, 1, owner="Limits")
+    if not isinstance(limits.across_tenants, bool):
+        raise checks.refuse("across_tenants", "True or False", limits.across_tenants, "Limits")
     return limits
 
 

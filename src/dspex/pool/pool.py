@@ -153,6 +153,16 @@ class LocalPool:
         """How many calls its workers run at once when there are as many of them as there may be."""
         return self._supervisor.most * self._slots
 
+    @property
+    def asleep(self) -> bool:
+        """Whether it has neither workers nor calls."""
+        return not self._supervisor.workers and not self._tally.unfinished
+
+    def take_over(self, closed: LocalPool) -> None:
+        """Count the calls and the ends of workers of a pool that is no more."""
+        self._tally.add(closed._tally)
+        self._supervisor.restarts.update(closed._supervisor.restarts)
+
     def stats(self) -> PoolStats:
         """How it stands."""
         unhealthy = self._supervisor.unhealthy

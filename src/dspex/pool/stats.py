@@ -70,6 +70,7 @@ class LMStats(msgspec.Struct, frozen=True):
         requests: Requests of the last 60 seconds.
         tokens: Their tokens, those that are under way by their estimates.
         slowed: Whether its provider said that it is asked too much, and has not recovered yet.
+        tenant: Whose limits these are; empty for all, or for calls without a tenant.
     """
 
     model: str
@@ -78,6 +79,7 @@ class LMStats(msgspec.Struct, frozen=True):
     requests: int
     tokens: int
     slowed: bool
+    tenant: str = ""
 
 
 class RuntimeStats(msgspec.Struct, frozen=True):

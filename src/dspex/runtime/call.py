@@ -39,7 +39,9 @@ _log = logging.getLogger("dspex.runtime")
 class PoolFor(Protocol):
     """Chooses a pool for a call."""
 
-    def __call__(self, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool: ...
+    def __call__(
+        self, lm: LMSpec | None = None, *, isolated: bool = False, tenant: str = ""
+    ) -> LocalPool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ async def _ask(
     prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: Models, callbacks: CallTools | None
 ) -> Done:
     """Ask with the LM's key, and once more if it was refused and has been renewed meanwhile."""
-    alone = not prepared.shared
+    alone, tenant = not prepared.shared, prepared.question.caller.tenant
 
     def work(lm: Resolved | None) -> Work:
         number, spec, gate = (0, None, None) if lm is None else (lm.number, lm.spec, lm.gate)
@@ -239,7 +241,7 @@ async def _ask(
             number,
             spec,
             gate,
-            tenant=prepared.question.caller.tenant,
+            tenant=tenant,
             batch=prepared.question.caller.batch,
             repeatable=prepared.repeatable,
             debug=prepared.question.debug,
@@ -254,19 +256,19 @@ async def _ask(
         if prepared.needs_lm:
             raise
         try:
-            return await pool_for(None, isolated=alone).execute(work(None))
+            return await pool_for(None, isolated=alone, tenant=tenant).execute(work(None))
         except LMNotConfigured:
             raise refusal from None  # it did ask one, and this one says what is missing
     first = work(lm)
     try:
-        return await pool_for(lm.spec, isolated=alone).execute(first)
+        return await pool_for(lm.spec, isolated=alone, tenant=tenant).execute(first)
     except LMAuth as refusal:
         # A function or a file may give another key by now.
         newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)
         if newer.spec.secrets == lm.spec.secrets or not first.repeatable:
             raise
         _log.info("the key of %s was refused and has changed since: asking again", lm.spec.asked)
-        done = await pool_for(newer.spec, isolated=alone).execute(work(newer))
+        done = await pool_for(newer.spec, isolated=alone, tenant=tenant).execute(work(newer))
         return replace(done, requests=[*_requests_of(refusal), *done.requests])
 
 
@@ -313,10 +315,10 @@ async def _in_time(
 ) -> Resolved:
     """The call's LM; the embedded one may have to start, a key to be fetched, within the call's deadline."""
     if question.deadline is None or not models.may_wait(question.lm):
-        return await models.resolve(question.lm, refused=refused)
+        return await models.resolve(question.lm, question.caller.tenant, refused=refused)
     try:
         async with asyncio.timeout(question.deadline - time.monotonic()):
-            return await models.resolve(question.lm, refused=refused)
+            return await models.resolve(question.lm, question.caller.tenant, refused=refused)
     except TimeoutError:
         elapsed = time.monotonic() - started
         raise PythonTimeout(

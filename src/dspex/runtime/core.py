@@ -185,23 +185,27 @@ class Core:
             # No error until a call needs it, which then gets its own.
             _log.info("the default LM is not ready: %s", error.message)
 
-    def pool(self, name: str, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool:
+    def pool(
+        self, name: str, lm: LMSpec | None = None, *, isolated: bool = False, tenant: str = ""
+    ) -> LocalPool:
         """The pool of that name, or its sibling that can run such a call.
 
         Args:
             name: As the caller wrote it.
             lm: The call's LM; some need workers of their own.
             isolated: Whether the call has to have a worker for itself.
+            tenant: Whose call it is.
 
         Raises:
             InvalidOption: There is none.
         """
-        return self._pools.get(name, litellm=lm is not None and lm.needs_litellm, isolated=isolated)
+        litellm = lm is not None and lm.needs_litellm
+        return self._pools.get(name, litellm=litellm, isolated=isolated, tenant=tenant)
 
     def stats(self) -> RuntimeStats:
         """How everything stands."""
         lms = [
-            LMStats(gate.model, gate.in_flight, gate.waiting, *gate.last_minute(), gate.slowed)
+            LMStats(gate.model, gate.in_flight, gate.waiting, *gate.last_minute(), gate.slowed, gate.tenant)
             for gate in self.models.gates
             if gate.watched
         ]

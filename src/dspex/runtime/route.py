@@ -261,7 +261,8 @@ class Route:
                 fingerprint,
                 repeatable=True,
             )
-            done = await self._pool_for(isolated=not named.shared).execute(work)
+            pool = self._pool_for(isolated=not named.shared, tenant=question.caller.tenant)
+            done = await pool.execute(work)
             built = take(done.value)
         except DspexError as error:
             raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)

@@ -33,8 +33,10 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             nobody else waits for.
         isolated: Name of the pool where calls run that cannot share a process: programs of your own, and
             calls that may have killed their worker. That pool always has ``isolation="call"``.
-        isolation: ``"shared"`` runs many calls in each worker; ``"call"`` starts a worker for each call, runs
-            it on that worker's main thread, and ends the worker with it.
+        isolation: ``"shared"`` runs many calls in each worker; ``"tenant"`` does so, too, and gives each
+            tenant workers of its own, up to ``max`` of them, which start when it calls and end when it does
+            not any more; ``"call"`` starts a worker for each call, runs it on that worker's main thread, and
+            ends the worker with it.
         grace: Seconds between a deadline and the end of a worker that has not stopped the work.
         drain_limit: Seconds that the other calls of such a worker have to end well before it is killed. A
             worker whose event loop is blocked is killed at once.
@@ -57,7 +59,7 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     queue_timeout: float | None = None
     max_share: float | None = None
     isolated: str = "isolated"
-    isolation: Literal["shared", "call"] = "shared"
+    isolation: Literal["shared", "tenant", "call"] = "shared"
     grace: float = 0.5
     drain_limit: float = 2.0
     max_reruns: int = 3
@@ -88,8 +90,8 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.max_share is not None and not 0 < (checks.number("max_share", self.max_share) or 0.0) <= 1:
             raise checks.refuse("max_share", "above 0 and at most 1", self.max_share, "PoolOptions")
         checks.text("isolated", self.isolated, optional=False, owner="PoolOptions")
-        if self.isolation not in {"shared", "call"}:
-            raise checks.refuse("isolation", "'shared' or 'call'", self.isolation, "PoolOptions")
+        if self.isolation not in {"shared", "tenant", "call"}:
+            raise checks.refuse("isolation", "'shared', 'tenant' or 'call'", self.isolation, "PoolOptions")
         self._check_size()
         for name in ("pass_env", "preload"):
             checked = checks.names(name, getattr(self, name), owner="PoolOptions")
