@@ -77,7 +77,7 @@ def test_a_flipped_bit_is_never_believed(records: list[Record], data: st.DataObj
         at = data.draw(st.integers(0, len(whole) - 1))
         whole[at] ^= 1 << data.draw(st.integers(0, 7))
         path.write_bytes(whole)
-        last = len(bytes(whole).splitlines(keepends=True)[-1])
+        last = whole.rfind(b"\n", 0, len(whole) - 1) + 1  # where its last line begins
         try:
             journal = opened(path)
         except dspex.InvalidOption as error:
@@ -85,9 +85,9 @@ def test_a_flipped_bit_is_never_believed(records: list[Record], data: st.DataObj
             assert path.read_bytes() == whole
             return
         journal.close()
-        # Only in the last record is it taken for one that was not written to its end.
-        assert at >= len(whole) - last - 1
-        check_goes_on(path, records[:-1])
+        # Only in the last line is it taken for one that was not written to its end.
+        assert at >= last
+        check_goes_on(path, records[: max(0, whole[:last].count(b"\n") - 1)])
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:

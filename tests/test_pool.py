@@ -165,6 +165,18 @@ def test_a_call_that_may_not_be_repeated_is_reported_lost(runtime: dspex.Runtime
     until(lambda: healthy(runtime, "general", 2))
 
 
+@pytest.mark.anyio
+async def test_a_call_that_a_dead_worker_never_got_is_given_to_another() -> None:
+    """If this failed, each death would cost calls that nobody had begun, until the death is noticed."""
+    async with dspex.Runtime(pools={"general": dspex.PoolOptions(workers=1)}) as runtime:
+        pool = runtime.pool("general")
+        (worker,) = runtime.stats().pools["general"].workers
+        os.kill(worker.pid, signal.SIGKILL)
+        while alive(worker.pid):  # in the loop's own thread, so that nobody there notices
+            pass
+        assert await pool.aexecute("echo", {"text": "once"}, timeout=60) == {"text": "once"}
+
+
 def test_an_idle_worker_that_dies_is_replaced(runtime: dspex.Runtime) -> None:
     """If this failed, a pool would shrink with each accident until nobody answers."""
 

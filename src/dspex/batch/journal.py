@@ -223,10 +223,7 @@ def _checked(line: bytes) -> bytes | None:
     if len(line) < 10 or line[8:9] != b" " or not line.endswith(b"\n"):
         return None
     body = line[9:-1]
-    try:
-        return body if int(line[:8], 16) == zlib.crc32(body) else None
-    except ValueError:
-        return None
+    return body if line[:8] == b"%08x" % zlib.crc32(body) else None
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:

@@ -151,6 +151,7 @@ class WorkerHandle:
             and not self.pulse.stalled
             and len(self.in_flight) < self._slots
             and not self._channel.congested
+            and not self._channel.gone
         )
 
     @property
@@ -210,6 +211,7 @@ class WorkerHandle:
             ),
             blob,
         )
+        work.unsent = self._channel.gone
 
     def not_started(self, work: Work) -> None:
         """A call could not be sent after all."""

@@ -37,6 +37,8 @@ def judge(work: Work, worker: WorkerHandle, status: int | None, *, alone: bool) 
     """
     if work.overdue:
         return Verdict.OVER
+    if work.unsent:
+        return Verdict.AGAIN
     if not work.repeatable:
         return Verdict.LOST
     if worker.killed and worker.cause in _INNOCENT and not worker.blocked:

@@ -135,6 +135,7 @@ class Work:
         number: Its number on that worker's channel.
         timer: Fires at its deadline, then at the end of its grace.
         waits: Whether a queue counts it.
+        unsent: Whether the worker that it was given to was dead already, so that nobody has seen it.
     """
 
     command: str
@@ -166,6 +167,7 @@ class Work:
     number: int = 0
     timer: asyncio.TimerHandle | None = None
     waits: bool = False
+    unsent: bool = False
 
     @property
     def lane(self) -> Lane:

@@ -70,13 +70,17 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests end that were accepted; those that do not in time are answered with 503."""
+        left = len(self.server_state.tasks)
+        if left:
+            _log.info(
+                "stopping: %d under way may end within %g s; once more stops at once", left, self._drain
+            )
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()  # at once where no request is under way, else after its answer
         if not await self._all_ended(self._drain):
-            left = len(self.server_state.tasks)
-            _log.warning("%d requests have not ended, and are ended now", left)
+            _log.warning("%d have not ended, and are ended now", len(self.server_state.tasks))
             await self._app.state.dspex.runtime.aclose()
             await self._all_ended(_LAST_WORDS, patient=True)
         await super().shutdown(sockets)

@@ -103,6 +103,11 @@ class Channel(Generic[M]):
     # Writing
 
     @property
+    def gone(self) -> bool:
+        """Whether the other side is gone: what is sent is dropped."""
+        return not self._writable
+
+    @property
     def congested(self) -> bool:
         """Whether the other side is slow to read: give it nothing more if there is a choice."""
         return self._waiting.size > _HIGH_WATER
