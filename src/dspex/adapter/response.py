@@ -70,8 +70,9 @@ class Response:
         messages: With ``debug=True`` each attempt of an LM request: ``model``, ``messages`` (``role`` and
             ``content``), ``status`` and the raw ``reply``; else None.
         tool_calls: Each tool that was called, in order.
-        cached: Whether the answer came from dspex's cache.
-        worker: Number of the worker that answered.
+        cached: Whether the answer came from dspex's cache: no LM was asked, and ``usage`` and ``cost`` are
+            those of this call, nothing.
+        worker: Number of the worker that answered; 0 when none had to.
         request_id: The call's name, as in its errors.
         program_version: Which version of a program answered; None when the call was not made by one.
         stages: Each stage of a program in order, with its outputs, usage, cost and time; one for a module.
@@ -119,6 +120,7 @@ class Response:
         tool_calls: list[ToolRecord] | None = None,
         stages: list[StageResult] | None = None,
         recorded: bool | None = None,
+        cached: bool = False,
     ) -> None:
         self.outputs = outputs
         self.completions = completions
@@ -132,7 +134,7 @@ class Response:
         self.trajectory = trajectory
         self.messages = messages
         self.tool_calls = tool_calls or []
-        self.cached = False
+        self.cached = cached
         self.worker = worker
         self.request_id = request_id
         self.program_version: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +20,7 @@ _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 _NOT_PARAMS = frozenset(
     {
         *("api_base", "azure_ad_token_provider", "custom_llm_provider", "headers", "messages", "model_type"),
-        *("provider", "cache", "fallbacks", "num_retries"),
+        *("provider", "fallbacks", "num_retries"),
     }
 )
 # What they are called here, where it is something.
@@ -53,6 +54,9 @@ class LM:
             import path of an engine of your own (a class whose objects have DSPy's
             ``complete(Request) -> Response``, sync or async), for gateways that speak no known protocol.
         schema: Whether the model enforces a JSON schema; None asks DSPy's table of models.
+        cache: Whether answers are kept and given again to who asks the same: True, False, or the path of a
+            file in which they outlive the process. None keeps those of calls whose ``temperature`` the
+            caller has set to 0 himself.
         limits: How much may be asked of it, by all workers together; None is no limit.
         retry: How one request is tried again.
         **params: Further request parameters, as the provider names them, and options of the connection:
@@ -76,6 +80,7 @@ class LM:
         extraction_lm: LM | None = None,
         engine: str | None = None,
         schema: bool | None = None,
+        cache: bool | str | Path | None = None,
         limits: Limits | None = None,
         retry: Retry = Retry(),  # noqa: B008 (it is frozen)
         **params: Any,
@@ -120,6 +125,7 @@ class LM:
         self.adapter = adapter
         self.extraction_lm = extraction_lm
         self.schema = schema
+        self.cache = _checked_cache(cache)
         self.limits = _checked_limits(limits)
         self.retry = _checked_retry(retry)
         self._key = self._encoded()
@@ -317,6 +323,14 @@ def _checked_model(model: object, *, known: bool) -> str:
     if known:
         providers.find(provider)
     return model
+
+
+def _checked_cache(cache: Any) -> bool | str | None:
+    if cache is None or isinstance(cache, bool):
+        return cache
+    if not isinstance(cache, str | Path) or not str(cache).strip() or "\0" in str(cache):
+        raise checks.refuse("cache", "True, False, or the path of a file", cache)
+    return str(cache)
 
 
 def _checked_limits(limits: Any) -> Limits | None:

@@ -101,6 +101,8 @@ def _options(lm: LM) -> dict[str, Any] | None:
     options |= {name: value for name in _OPTIONS if (value := getattr(lm, name)) is not None}
     if lm.api_key is not None:
         options["api_key"] = lm.api_key
+    if lm.cache is not None:
+        options["cache"] = lm.cache
     if lm.limits is not None:
         options["limits"] = msgspec.to_builtins(lm.limits)
     if lm.retry != Retry():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from dspex.lm.cache import CacheStats
+
 
 class WorkerStats(msgspec.Struct, frozen=True):
     """One worker.
@@ -88,7 +90,9 @@ class RuntimeStats(msgspec.Struct, frozen=True):
     Attributes:
         pools: Its pools by name.
         lms: The LMs whose requests have to ask.
+        cache: The cache of answers.
     """
 
     pools: dict[str, PoolStats]
     lms: list[LMStats] = []
+    cache: CacheStats = CacheStats(0, 0, 0, 0)

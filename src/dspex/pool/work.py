@@ -92,6 +92,8 @@ class Done:
         attempts: How many workers it was given to.
         queued: Seconds that it waited for a slot.
         seconds: How long the worker ran it.
+        cached: Whether it came from the cache: then no worker had it, and no LM was asked.
+        model: The model that had given an answer from the cache.
     """
 
     value: msgspec.Raw | Blob
@@ -100,6 +102,8 @@ class Done:
     attempts: int
     queued: float
     seconds: float
+    cached: bool = False
+    model: str | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from dspex.program.installed import Catalogue
 from dspex.program.signature import Signature
 from dspex.program.toolspec import CallersTool
 from dspex.runtime import typed
+from dspex.runtime.cached import Caches
 from dspex.runtime.encoded import Programs
 from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
@@ -201,7 +202,9 @@ def prepare(
     )
 
 
-async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions: Functions) -> Done:
+async def send(
+    prepared: Prepared, pool_for: PoolFor, models: Models, functions: Functions, caches: Caches
+) -> Done:
     """Take a prepared question through the pool, on the runtime's loop. Its inputs are let go of.
 
     Args:
@@ -209,6 +212,7 @@ async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions:
         pool_for: The pool whose workers can ask an LM, and its companion for calls that run alone.
         models: The runtime's models.
         functions: Where the caller's tools run.
+        caches: The runtime's caches.
 
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
@@ -217,7 +221,7 @@ async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions:
         stored = prepared.inputs
         inputs = await astore(stored) if isinstance(stored, list) else stored
         try:
-            return await _ask(prepared, inputs, pool_for, models, prepared.callbacks(functions))
+            return await _ask(prepared, inputs, pool_for, models, prepared.callbacks(functions), caches)
         finally:
             discard(inputs)
     except DspexError as error:
@@ -225,7 +229,12 @@ async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions:
 
 
 async def _ask(
-    prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: Models, callbacks: CallTools | None
+    prepared: Prepared,
+    inputs: Payload,
+    pool_for: PoolFor,
+    models: Models,
+    callbacks: CallTools | None,
+    caches: Caches,
 ) -> Done:
     """Ask with the LM's key, and once more if it was refused and has been renewed meanwhile."""
     alone, tenant = not prepared.shared, prepared.question.caller.tenant
@@ -260,8 +269,12 @@ async def _ask(
         except LMNotConfigured:
             raise refusal from None  # it did ask one, and this one says what is missing
     first = work(lm)
+
+    def ask() -> Awaitable[Done]:
+        return pool_for(lm.spec, isolated=alone, tenant=tenant).execute(first)
+
     try:
-        return await pool_for(lm.spec, isolated=alone, tenant=tenant).execute(first)
+        return await caches.through(prepared, inputs, models.find(prepared.question.lm), lm, ask)
     except LMAuth as refusal:
         # A function or a file may give another key by now.
         newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)

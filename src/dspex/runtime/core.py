@@ -16,6 +16,7 @@ from dspex.pool.stats import LMStats, RuntimeStats
 from dspex.pool.zygote_client import ZygoteClient
 from dspex.program.installed import Catalogue
 from dspex.runtime import named
+from dspex.runtime.cached import Caches
 from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
@@ -47,6 +48,9 @@ _KEPT = (
     "max_variable",
     "history_turns",
     "history_tokens",
+    "cache_ttl",
+    "cache_size",
+    "cache_file_size",
     "max_sessions",
     "max_sessions_per_tenant",
     "pools",
@@ -81,6 +85,7 @@ class Core:
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
         named.check(self.settings)
+        self.caches = Caches(settings, self.bus.emit)
         self.catalogue = Catalogue()
         self.storage = Storage(settings.store if store is None else store)
         self.sessions = Sessions(self.storage, lambda: self.settings, self.bus)
@@ -209,7 +214,7 @@ class Core:
             for gate in self.models.gates
             if gate.watched
         ]
-        return RuntimeStats({pool.name: pool.stats() for pool in self._pools}, lms)
+        return RuntimeStats({pool.name: pool.stats() for pool in self._pools}, lms, self.caches.stats)
 
     async def aclose(self, *, drain: bool = False, timeout: float | None = 30.0) -> None:
         """End all workers, zygotes and models; what was still running fails with ``pool_closed``.
@@ -261,6 +266,7 @@ class Core:
         await self.servers.aclose()
         await self.functions.aclose()
         await self.models.aclose()
+        await self.caches.aclose()
         await self.turns.aclose()
         await self.sessions.aclose()
         await self.storage.aclose()

@@ -73,7 +73,13 @@ class Ran:
     @property
     def model(self) -> str | None:
         """The model that answered last."""
-        return next((request.model for request in reversed(self.requests) if request.status == "ok"), None)
+        asked = next((request.model for request in reversed(self.requests) if request.status == "ok"), None)
+        return asked or next((answer.done.model for answer in reversed(self.answers)), None)
+
+    @property
+    def cached(self) -> bool:
+        """Whether all of it came from the cache."""
+        return all(answer.done.cached for answer in self.answers)
 
 
 def single(question: Question, default: LM | str | None) -> Steps[Ran]:

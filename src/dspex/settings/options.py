@@ -148,6 +148,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         history_turns: Turns of its session that a call with a ``dspy.History`` input gets, at most; the
             newest are kept.
         history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
+        cache_ttl: Seconds for which an answer in a cache is good.
+        cache_size: Bytes of memory that cached answers may have.
+        cache_file_size: Bytes that the answers in a cache's file may have.
     """
 
     default_lm: str | None = None
@@ -167,6 +170,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_turn: int = 256 * KiB
     history_turns: int = 50
     history_tokens: int = 8000
+    cache_ttl: float = 3600.0
+    cache_size: int = 64 * MiB
+    cache_file_size: int = 1024 * MiB
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -188,8 +194,12 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "max_turn": 1024,
             "history_turns": 0,
             "history_tokens": 0,
+            "cache_size": 0,
+            "cache_file_size": 0,
         }.items():
             checks.whole_number(name, getattr(self, name), least, owner="Settings")
+        ttl = checks.number("cache_ttl", self.cache_ttl, 0.001, owner="Settings")
+        msgspec.structs.force_setattr(self, "cache_ttl", ttl)
 
 
 class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,6 +221,7 @@ class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
         extraction_lm: The LM of the second step of ``"two_step"``: another profile's name, or a model.
         engine: ``"litellm"``, which asks through LiteLLM, or the import path of an engine of your own.
         schema: Whether the model enforces a JSON schema.
+        cache: Whether answers are kept: true, false, or the path of a file.
     """
 
     model: str
@@ -223,3 +234,4 @@ class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
     extraction_lm: str | None = None
     engine: str | None = None
     schema: bool | None = None
+    cache: bool | str | None = None

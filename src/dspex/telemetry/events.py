@@ -186,6 +186,46 @@ class SessionQuotaNear(SessionEvent, frozen=True, kw_only=True):
     limit: int
 
 
+class CacheEvent(Event, frozen=True, kw_only=True):
+    """Something has become of a call that may be answered from a cache.
+
+    Attributes:
+        request_id: The call's name.
+    """
+
+    request_id: str
+
+
+class CacheHit(CacheEvent, frozen=True, kw_only=True):
+    """It was answered from the cache.
+
+    Attributes:
+        module: Full name of its module.
+    """
+
+    module: str
+
+
+class CacheMiss(CacheEvent, frozen=True, kw_only=True):
+    """It was not there, and is asked.
+
+    Attributes:
+        module: Full name of its module.
+    """
+
+    module: str
+
+
+class CacheStored(CacheEvent, frozen=True, kw_only=True):
+    """Its answer is kept.
+
+    Attributes:
+        bytes: How large it is.
+    """
+
+    bytes: int
+
+
 class ZygoteStarted(Event, frozen=True, kw_only=True):
     """The process that workers are forked from is ready.
 

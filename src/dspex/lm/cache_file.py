@@ -1,0 +1,172 @@
+"""Answers that outlive the process, in a SQLite file beside which nothing else is needed.
+
+What goes wrong with the file costs an answer that has to be asked for again, and no call: it is logged, and
+the file is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from dspex.lm.cache import Entry
+
+T = TypeVar("T")
+_log = logging.getLogger("dspex.cache")
+_FORMAT = 1
+# Seconds for which a file that failed is left alone.
+_REST = 30.0
+# Seconds that another process may have it locked.
+_LOCKED = 1.0
+# Answers that wait to be written; more are not kept.
+_WAITING = 1000
+# A look at the size after so many answers.
+_LOOK = 64
+_PRIVATE = 0o600
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS salt (value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB PRIMARY KEY, value BLOB NOT NULL, model TEXT, until REAL NOT NULL, used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS answers_used ON answers (used);
+"""
+
+
+class CacheFile:
+    """The answers in a file; see ``cache.Kept``. Several processes may have it open.
+
+    Args:
+        path: The file; it is made if there is none, readable to its owner alone.
+        room: Bytes that the answers may take together.
+        ttl: Seconds for which one is good.
+    """
+
+    def __init__(self, path: Path, room: int, ttl: float) -> None:
+        self._path = path
+        self._room = room
+        self._ttl = ttl
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dspex-cache")
+        self._waiting = threading.BoundedSemaphore(_WAITING)
+        self._connection: sqlite3.Connection | None = None
+        self._rests_until = 0.0
+        self._written = 0
+        self._own_salt = secrets.token_bytes(32)  # where the file's cannot be had
+
+    async def salt(self) -> bytes:
+        """What keys are made with: kept in the file, so that other processes have the same."""
+        return await self._run(self._salt) or self._own_salt
+
+    async def get(self, key: bytes) -> Entry | None:
+        """An answer, if it is there and still good."""
+        return await self._run(lambda connection: self._get(connection, key))
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Keep an answer, soon; where too many wait it is not kept."""
+        if self._waiting.acquire(blocking=False):
+            self._thread.submit(self._put_waiting, key, entry)
+
+    async def aclose(self) -> None:
+        """Keep what waits, and let go of the file."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    # On the thread
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+
+    def _try(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        if time.monotonic() < self._rests_until:
+            return None
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            return work(self._connection)
+        except (sqlite3.Error, OSError) as error:
+            self._rests_until = time.monotonic() + _REST
+            _log.warning("the cache %s is left alone for %g s: %s", self._path, _REST, error)
+            self._close()
+            return None
+
+    def _open(self) -> sqlite3.Connection:
+        # Made here, so that nobody else can read it, not even for a moment.
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _PRIVATE))
+        connection = sqlite3.connect(self._path, timeout=_LOCKED, isolation_level=None)
+        try:
+            _check(connection)
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=OFF")  # it is a cache
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _salt(self, connection: sqlite3.Connection) -> bytes:
+        connection.execute(
+            "INSERT INTO salt SELECT ? WHERE NOT EXISTS (SELECT 1 FROM salt)", (self._own_salt,)
+        )
+        salt: bytes = connection.execute("SELECT value FROM salt").fetchone()[0]
+        return salt
+
+    def _get(self, connection: sqlite3.Connection, key: bytes) -> Entry | None:
+        now = time.time()
+        found = connection.execute(
+            "SELECT value, model FROM answers WHERE key = ? AND until > ? AND until <= ?",
+            (key, now, now + self._ttl),  # also of clocks that were put back, and of a shorter ttl
+        ).fetchone()
+        if found is None:
+            return None
+        connection.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
+        return Entry(*found)
+
+    def _put_waiting(self, key: bytes, entry: Entry) -> None:
+        self._waiting.release()
+        self._try(lambda connection: self._put(connection, key, entry))
+
+    def _put(self, connection: sqlite3.Connection, key: bytes, entry: Entry) -> None:
+        now = time.time()
+        connection.execute(
+            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)",
+            (key, entry.value, entry.model, now + self._ttl, now),
+        )
+        self._written += 1
+        if self._written % _LOOK == 1:
+            self._make_room(connection, now)
+
+    def _make_room(self, connection: sqlite3.Connection, now: float) -> None:
+        connection.execute("DELETE FROM answers WHERE until <= ?", (now,))
+        while True:
+            count, taken = connection.execute("SELECT count(*), sum(length(value)) FROM answers").fetchone()
+            if not count or taken <= self._room:
+                break
+            connection.execute(
+                "DELETE FROM answers WHERE key IN (SELECT key FROM answers ORDER BY used LIMIT ?)",
+                (max(1, count // 8),),
+            )
+        connection.execute("PRAGMA incremental_vacuum")
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Leave alone what is something else."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and version != _FORMAT:
+        raise sqlite3.DatabaseError("it is no cache of this version; name another file")
