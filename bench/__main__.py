@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bench import (
     batches,
+    cache,
     calls,
     comparison,
     echo,
@@ -47,6 +48,7 @@ SUITES = {
     "warmth": warmth.rows,
     "sessions": sessions.rows,
     "batches": batches.rows,
+    "cache": cache.rows,
     "streams": streams.rows,
     "http": served.rows,
 }

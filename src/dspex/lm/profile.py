@@ -62,6 +62,9 @@ class LM:
         **params: Further request parameters, as the provider names them, and options of the connection:
             ``extra_headers``, ``extra_query``, and those that the table of providers lists.
 
+    Attributes:
+        slow_references: The key and the options that take time to look up; ``secrets.Keys`` does it.
+
     Raises:
         InvalidOption: A value is not one that the option takes.
         UnknownProvider: The model names a provider that is not known.
@@ -129,6 +132,11 @@ class LM:
         self.limits = _checked_limits(limits)
         self.retry = _checked_retry(retry)
         self._key = self._encoded()
+        # Asked for at each call; nothing of an LM changes once it is made.
+        said = [self.api_key, *connection.texts(self.connection)]
+        self.slow_references: list[secrets.Secret] = [
+            secret for secret in said if secret is not None and secrets.takes_time(secret)
+        ]
 
     @property
     def is_local(self) -> bool:
@@ -201,12 +209,6 @@ class LM:
             return providers.find(self.model.partition("/")[0])
         except UnknownProvider:
             return None
-
-    @property
-    def slow_references(self) -> list[secrets.Secret]:
-        """The key and the options that take time to look up; ``secrets.Keys`` does it."""
-        said = [self.api_key, *connection.texts(self.connection)]
-        return [secret for secret in said if secret is not None and secrets.takes_time(secret)]
 
     def fetch_key(self, found: Mapping[secrets.Secret, str] = MappingProxyType({})) -> str | None:
         """The key to send, looked up now; None where none is needed.
