@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import dspex
+from dspex.adapter.runtime import Runtime
 from dspex.cli.lms import choose
 from dspex.cli.run import USAGE
 from dspex.cli.show import problem
@@ -88,7 +89,7 @@ def serve(
         settings = dspex.Settings()
         chosen = choose(lm, base_url, api_key, settings)
         pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
-        runtime = dspex.Runtime(chosen, pools=pools, store=store, settings=settings)
+        runtime = Runtime(chosen, pools=pools, store=store, settings=settings)
         asyncio.run(_serve(runtime, host, port, _reference(key), timeout, drain, allow_models))
     except dspex.DspexError as error:
         problem(error, as_json=False)
@@ -96,7 +97,7 @@ def serve(
 
 
 async def _serve(
-    runtime: dspex.Runtime,
+    runtime: Runtime,
     host: str,
     port: int,
     key: str | None,
