@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from weakref import WeakValueDictionary
 
-from dspex.lm.limits import Minute, Permit
+from dspex.errors import LMCircuitOpen
+from dspex.lm.breaker import Circuit, Circuits
+from dspex.lm.limits import Ask, Minute, Permit
 from dspex.lm.profile import LM
 from dspex.types import Limits
 
@@ -38,16 +40,6 @@ _NEWEST = 0.1
 FREE = Permit(0)
 
 
-class Ask:
-    """A running call's request that waits for a permit."""
-
-    __slots__ = ("grant", "tokens")
-
-    def __init__(self, tokens: int, grant: Callable[[Permit], None]) -> None:
-        self.tokens = tokens
-        self.grant = grant
-
-
 class Gate:
     """One profile's gate, on the runtime's loop.
 
@@ -56,6 +48,7 @@ class Gate:
         lm: The profile.
         on_room: Called when a call that waits might begin.
         on_watch: Called with whether requests have to ask, when that changes for a profile without limits.
+        circuit: The breaker of its endpoint; None without one.
     """
 
     def __init__(
@@ -64,7 +57,9 @@ class Gate:
         lm: LM,
         on_room: Callable[[], None],
         on_watch: Callable[[Gate, bool], None],
+        circuit: Circuit | None = None,
     ) -> None:
+        self.circuit = circuit
         self.number = number
         self.model = lm.model
         self.limits = lm.limits or Limits()
@@ -88,13 +83,21 @@ class Gate:
 
     @property
     def watched(self) -> bool:
-        """Whether requests have to ask: there are limits, or the provider was asked too much."""
-        return self.limited or self.slowed
+        """Whether requests have to ask: there are limits, or the provider is busy or left alone."""
+        return self.limited or self.slowed or self._is_broken
+
+    @property
+    def _is_broken(self) -> bool:
+        return self.circuit is not None and not self.circuit.is_closed
+
+    def refusal(self) -> LMCircuitOpen | None:
+        """The error of a request that must not be sent, because its endpoint is left alone."""
+        return None if self.circuit is None else self.circuit.refusal()
 
     @property
     def idle(self) -> bool:
         """Whether forgetting it forgets nothing."""
-        if self._in_flight or self._unwatched or self._asks:
+        if self._in_flight or self._unwatched or self._asks or self._is_broken:
             return False
         if self.slowed and time.monotonic() < self._paused_until + _REMEMBERED:
             return False
@@ -114,7 +117,7 @@ class Gate:
     @property
     def shut(self) -> bool:
         """Whether a call that waits could not begin now."""
-        if self._in_flight >= min(self._most, self._window):
+        if self._in_flight >= min(self._most, self._window) or self.refusal() is not None:
             return True
         now = time.monotonic()
         return now < self._paused_until or self._minute.wait(now, 0) > 0
@@ -155,13 +158,13 @@ class Gate:
             self._unwatched += 1
             return FREE
         tokens = self._with_answer(max(size // 4, int(self._mean_prompt)))
-        if self._asks or self._wait(tokens) > 0:
+        if self._asks or self.refusal() is not None or self._wait(tokens) > 0:
             return None
         return self._take(tokens)
 
     def keeps_waiting(self) -> bool:
         """Whether a call could not begin now; if so, ``on_room`` is called when it might."""
-        return self.watched and (bool(self._asks) or self._wait(0) > 0)
+        return self.watched and (bool(self._asks) or self.refusal() is not None or self._wait(0) > 0)
 
     def release(self, permit: Permit) -> None:
         """Take back what ``seat`` gave and no request has used."""
@@ -170,24 +173,35 @@ class Gate:
         else:
             self.settle(permit, sent=None)
 
-    def ask(self, tokens: int, grant: Callable[[Permit], None]) -> Ask:
+    def ask(
+        self,
+        tokens: int,
+        grant: Callable[[Permit], None],
+        refuse: Callable[[LMCircuitOpen], None] = lambda _: None,
+    ) -> Ask:
         """Have ``grant`` called with a permit, at once or when there is one.
 
         Args:
             tokens: Estimated tokens of what is sent.
             grant: Called with the permit.
+            refuse: Called instead when the endpoint is left alone.
         """
-        ask = Ask(self._with_answer(tokens), grant)
+        ask = Ask(self._with_answer(tokens), grant, refuse)
         self._asks.append(ask)
-        self._serve()
+        self.serve()
         return ask
+
+    def refuse_waiting(self) -> None:
+        """The endpoint is left alone: tell those that wait to ask it."""
+        while self._asks and (refusal := self.refusal()) is not None:
+            self._asks.popleft().refuse(refusal)
 
     def withdraw(self, *asks: Ask) -> None:
         """Forget asks that still wait; none of them is granted in between."""
         for ask in asks:
             if ask in self._asks:
                 self._asks.remove(ask)
-        self._serve()
+        self.serve()
 
     def settle(
         self,
@@ -198,6 +212,7 @@ class Gate:
         refused: bool = False,
         retry_after: float | None = None,
         answered: bool = False,
+        status: str = "cancelled",
     ) -> None:
         """Take a permit back.
 
@@ -208,9 +223,12 @@ class Gate:
             refused: Whether the provider said that it is asked too much.
             retry_after: Seconds that it wants to be left alone.
             answered: Whether it has answered.
+            status: ``"ok"``, or the code of the error that the request ended with.
         """
         now = time.monotonic()
         self._in_flight -= 1
+        if self.circuit is not None:
+            self.circuit.ended(status, probe=permit.probe)
         self._minute.settle(permit, sent, now, None if usage is None else sum(usage))
         if usage is not None and answered:
             self._learn(*usage)
@@ -218,7 +236,7 @@ class Gate:
             self.refused(sent or now, retry_after)
         elif answered:
             self._recover()
-        self._serve()
+        self.serve()
 
     def refused(self, sent: float, retry_after: float | None) -> None:
         """The provider has answered 429: wait as long as it says, and ask less at once.
@@ -252,11 +270,15 @@ class Gate:
         self._window += _GROWTH
         if self._window > min(self._most, 2.0 * self._peak):
             self._window, self._peak = math.inf, 0
-            if not self.limited:
+            if not self.watched:
                 self._on_watch(self, False)
 
+    def answer_of(self, most: int | None = None) -> int:
+        """Tokens that an answer is expected to have; ``most`` is what the request itself allows."""
+        return most or self._max_tokens or int(self._mean_answer) or _FIRST_GUESS
+
     def _with_answer(self, tokens: int) -> int:
-        return tokens + (self._max_tokens or int(self._mean_answer) or _FIRST_GUESS)
+        return tokens + self.answer_of()
 
     def _learn(self, prompt: int, answer: int) -> None:
         first = not self._mean_prompt
@@ -275,13 +297,17 @@ class Gate:
 
     def _take(self, tokens: int) -> Permit:
         self._in_flight += 1
-        return self._minute.take(tokens)
+        permit = self._minute.take(tokens)
+        permit.probe = self.circuit is not None and self.circuit.let_through()
+        return permit
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """Give permits to those that ask, in order; when none does, calls may begin."""
+        self.refuse_waiting()
         while self._asks and self._wait(self._asks[0].tokens) <= 0:
             ask = self._asks.popleft()
             ask.grant(self._take(ask.tokens))
+            self.refuse_waiting()
         if not self._asks:
             self._on_room()
 
@@ -296,7 +322,7 @@ class Gate:
 
     def _on_time(self) -> None:
         self._timer = None
-        self._serve()
+        self.serve()
 
 
 class Gates:
@@ -308,11 +334,18 @@ class Gates:
     Attributes:
         on_room: Called when a call that waits might begin.
         on_watch: Called with a gate and whether requests have to ask there, when that changes.
+        on_refusal: Called when calls that wait may have to be refused: an endpoint is left alone, or a budget
+            is spent.
+        on_circuit: Called with a breaker that has changed its state, and why.
+        circuits: The breakers.
     """
 
     def __init__(self) -> None:
         self.on_room: list[Callable[[], None]] = []
         self.on_watch: list[Callable[[Gate, bool], None]] = []
+        self.on_refusal: list[Callable[[], None]] = []
+        self.on_circuit: list[Callable[[Circuit, str], None]] = []
+        self.circuits = Circuits(self._circuit_changed)
         self._kept: OrderedDict[LM, Gate] = OrderedDict()
         self._by_lm: WeakValueDictionary[LM, Gate] = WeakValueDictionary()
         self._by_number: WeakValueDictionary[int, Gate] = WeakValueDictionary()
@@ -322,13 +355,33 @@ class Gates:
         """The gate of a profile."""
         gate = self._by_lm.get(lm)
         if gate is None:
-            gate = Gate(self._next, lm, self._tell_room, self._tell_watch)
+            gate = Gate(self._next, lm, self._tell_room, self._tell_watch, self.circuits.of(lm))
             self._next += 1
             self._by_lm[lm] = self._by_number[gate.number] = gate
         self._kept[lm] = gate
         self._kept.move_to_end(lm)
         self._forget_oldest()
         return gate
+
+    def _circuit_changed(self, circuit: Circuit, cause: str) -> None:
+        for tell in self.on_circuit:
+            tell(circuit, cause)
+        for gate in [gate for gate in self if gate.circuit is circuit]:
+            if not gate.limited and not gate.slowed:
+                self._tell_watch(gate, gate.watched)
+            if circuit.state == "open":
+                gate.refuse_waiting()
+            elif circuit.state == "closed":
+                gate.serve()
+        if circuit.state == "open":
+            self.tell_refusal()
+        elif circuit.state == "closed":
+            self._tell_room()
+
+    def tell_refusal(self) -> None:
+        """Have calls refused that wait and will not be let through."""
+        for tell in list(self.on_refusal):
+            tell()
 
     def find(self, number: int) -> Gate | None:
         """The gate of that number, if there is still one."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from dspex.errors import LMCircuitOpen
 from dspex.types import Limits
 
 MINUTE = 60.0
@@ -19,9 +21,24 @@ class Permit:
 
     Attributes:
         tokens: What the request is expected to cost.
+        probe: Whether it is the one that tries an endpoint which was left alone.
     """
 
     tokens: int
+    probe: bool = False
+
+
+class Ask:
+    """A running call's request that waits for a permit."""
+
+    __slots__ = ("grant", "refuse", "tokens")
+
+    def __init__(
+        self, tokens: int, grant: Callable[[Permit], None], refuse: Callable[[LMCircuitOpen], None]
+    ) -> None:
+        self.tokens = tokens
+        self.grant = grant
+        self.refuse = refuse
 
 
 class Minute:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +12,14 @@ from dspex import checks
 from dspex.errors import InvalidOption, LMNotConfigured, UnknownProvider
 from dspex.lm import connection, providers, secrets
 from dspex.lm.providers import Provider
-from dspex.types import Connection, Limits, LMSpec, Retry
+from dspex.types import Breaker, Connection, Limits, LMSpec, Retry, without_password
 
 _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 # What belongs to the connection has parameters of its own; a provider would only refuse these.
 _NOT_PARAMS = frozenset(
     {
         *("api_base", "azure_ad_token_provider", "custom_llm_provider", "headers", "messages", "model_type"),
-        *("provider", "cache", "fallbacks", "num_retries"),
+        *("provider", "cache", "num_retries"),
     }
 )
 # What they are called here, where it is something.
@@ -53,6 +53,9 @@ class LM:
         schema: Whether the model enforces a JSON schema; None asks DSPy's table of models.
         limits: How much may be asked of it, by all workers together; None is no limit.
         retry: How one request is tried again.
+        fallbacks: LMs, profiles or models that are asked instead, one after the other, when this one does not
+            answer. Their own fallbacks do not count.
+        breaker: When an endpoint that fails again and again is left alone for a while; None never.
         **params: Further request parameters, as the provider names them, and options of the connection:
             ``extra_headers``, ``extra_query``, and those that the table of providers lists.
 
@@ -76,6 +79,8 @@ class LM:
         schema: bool | None = None,
         limits: Limits | None = None,
         retry: Retry = Retry(),  # noqa: B008 (it is frozen)
+        fallbacks: Iterable[LM | str] = (),
+        breaker: Breaker | None = Breaker(),  # noqa: B008 (it is frozen)
         **params: Any,
     ) -> None:
         checks.text("engine", engine)
@@ -120,6 +125,8 @@ class LM:
         self.schema = schema
         self.limits = _checked_limits(limits)
         self.retry = _checked_retry(retry)
+        self.fallbacks = _checked_fallbacks(fallbacks)
+        self.breaker = _checked_breaker(breaker)
         self._key = self._encoded()
 
     @property
@@ -128,12 +135,18 @@ class LM:
         return self.model == "local" or self.model.startswith("local:")
 
     @property
+    def endpoint(self) -> str:
+        """Where it is asked, for people: its address, or its provider where that has its own."""
+        return without_password(self.base_url) if self.base_url else self.model.partition("/")[0]
+
+    @property
     def local_path(self) -> str | None:
         """The file of the embedded model, if the caller named one."""
         return self.model.partition(":")[2] or None
 
     def _encoded(self) -> bytes:
         fields = {name: value for name, value in vars(self).items() if name != "extraction_lm"}
+        fields["fallbacks"] = [lm._key if isinstance(lm, LM) else lm for lm in self.fallbacks]
         if callable(self.api_key):
             fields["api_key"] = ["function", id(self.api_key)]  # it lives as long as this LM
         second = self.extraction_lm._key if self.extraction_lm else None
@@ -328,3 +341,27 @@ def _checked_retry(retry: Any) -> Retry:
     checks.number("wait", retry.wait, what="a number of seconds", owner="Retry")
     checks.number("max_wait", retry.max_wait, what="a number of seconds", owner="Retry")
     return retry
+
+
+def _checked_fallbacks(fallbacks: Any) -> tuple[LM | str, ...]:
+    wants = "a list of LMs, of names of profiles, or of models"
+    if isinstance(fallbacks, str | LM) or not isinstance(fallbacks, Iterable):
+        raise checks.refuse("fallbacks", wants, fallbacks)
+    checked = tuple(fallbacks)
+    for one in checked:
+        if not isinstance(one, LM) and (not isinstance(one, str) or not one):
+            raise checks.refuse("fallbacks", wants, one)
+    return checked
+
+
+def _checked_breaker(breaker: Any) -> Breaker | None:
+    if breaker is None:
+        return None
+    if not isinstance(breaker, Breaker):
+        raise checks.refuse("breaker", "a Breaker, or None", breaker)
+    checks.whole_number("failures", breaker.failures, 1, owner="Breaker")
+    if not 0 < (checks.number("share", breaker.share, owner="Breaker") or 0.0) <= 1:
+        raise checks.refuse("share", "above 0 and at most 1", breaker.share, "Breaker")
+    for name in ("window", "pause"):
+        checks.number(name, getattr(breaker, name), 0.001, what="a number of seconds", owner="Breaker")
+    return breaker
