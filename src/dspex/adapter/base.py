@@ -223,4 +223,5 @@ class Base:
                 for module, answer, seconds in zip(ran.modules, ran.answers, ran.seconds, strict=True)
             ],
             recorded=ran.recorded,
+            fallbacks=ran.fallbacks,
         )

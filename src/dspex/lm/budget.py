@@ -33,6 +33,9 @@ class Amount(NamedTuple):
         return Amount(max(0, self.tokens - other.tokens), max(0.0, self.cost - other.cost))
 
 
+_NOTHING = Amount()
+
+
 @dataclass(eq=False, slots=True)
 class Account:
     """What was spent of one budget.
@@ -52,8 +55,8 @@ class Account:
     name: str
     day: str
     limit: Budget
-    spent: Amount = Amount()
-    reserved: Amount = Amount()
+    spent: Amount = _NOTHING
+    reserved: Amount = _NOTHING
     open: int = 0
     on_spent: Callable[[Account, Amount], None] | None = None
 

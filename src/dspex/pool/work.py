@@ -14,7 +14,7 @@ from dspex.errors import DspexError, PythonTimeout
 from dspex.lm.budget import Purse
 from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
-from dspex.types import LMRequest, LMSpec
+from dspex.types import FallenBack, LMRequest, LMSpec
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import Chunk, ToolCall, ToolResult
 from dspex.wire.payloads import Payload
@@ -69,6 +69,9 @@ class Flow(Protocol):
     def came(self, chunk: Chunk) -> None:
         """The worker has told something."""
 
+    def again(self, why: str) -> None:
+        """The call is given to a worker once more, and this is why."""
+
 
 class Lane(NamedTuple):
     """One tenant's calls with one LM.
@@ -93,6 +96,7 @@ class Done:
         attempts: How many workers it was given to.
         queued: Seconds that it waited for a slot.
         seconds: How long the worker ran it.
+        fallbacks: The LMs that did not answer before the one that did.
     """
 
     value: msgspec.Raw | Blob
@@ -101,6 +105,7 @@ class Done:
     attempts: int
     queued: float
     seconds: float
+    fallbacks: tuple[FallenBack, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

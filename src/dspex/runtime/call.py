@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import msgspec
 
 from dspex.errors import DspexError, LMAuth, LMNotConfigured, PythonError, PythonTimeout
+from dspex.lm.budget import Purse
+from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Flow, Work
 from dspex.program import described, forms, prompt
@@ -22,12 +24,15 @@ from dspex.program.installed import Catalogue
 from dspex.program.signature import Signature
 from dspex.program.toolspec import CallersTool
 from dspex.runtime import typed
+from dspex.runtime.budgets import Budgets
 from dspex.runtime.encoded import Programs
+from dspex.runtime.fallbacks import ask_in_turn, requests_of
 from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import specify
 from dspex.runtime.tools import CallTools
+from dspex.telemetry.bus import Bus
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.blobs import Blob
 from dspex.wire.payloads import Payload, astore, discard, encode_arguments, take
@@ -199,7 +204,14 @@ def prepare(
     )
 
 
-async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions: Functions) -> Done:
+async def send(
+    prepared: Prepared,
+    pool_for: PoolFor,
+    models: Models,
+    functions: Functions,
+    budgets: Budgets,
+    bus: Bus,
+) -> Done:
     """Take a prepared question through the pool, on the runtime's loop. Its inputs are let go of.
 
     Args:
@@ -207,6 +219,8 @@ async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions:
         pool_for: The pool whose workers can ask an LM, and its companion for calls that run alone.
         models: The runtime's models.
         functions: Where the caller's tools run.
+        budgets: What its LM requests are paid from.
+        bus: Told when another LM is asked.
 
     Raises:
         DspexError: Whatever went wrong, with ``request_id`` set.
@@ -215,41 +229,68 @@ async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions:
         stored = prepared.inputs
         inputs = await astore(stored) if isinstance(stored, list) else stored
         try:
-            return await _ask(prepared, inputs, pool_for, models, prepared.callbacks(functions))
+            callbacks, purse = prepared.callbacks(functions), await budgets.purse(prepared.question)
+
+            async def ask(question: Question, works: list[Work]) -> Done:
+                return await _ask(prepared, question, inputs, pool_for, models, callbacks, purse, works)
+
+            lms = _in_turn(prepared, models)
+            if len(lms) < 2:
+                return await ask(prepared.question, [])
+            again = (lambda _: None) if prepared.flow is None else prepared.flow.again
+            return await ask_in_turn(prepared.question, lms, ask, bus, again)
         finally:
             discard(inputs)
     except DspexError as error:
         raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
 
 
+def _in_turn(prepared: Prepared, models: Models) -> list[LM]:
+    """The LMs that are asked, one after the other; none for a program that needs none and has none."""
+    try:
+        return models.in_turn(prepared.question.lm)
+    except LMNotConfigured:
+        return []  # it is told, where it matters, when that LM is looked for
+
+
 async def _ask(
-    prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: Models, callbacks: CallTools | None
+    prepared: Prepared,
+    question: Question,
+    inputs: Payload,
+    pool_for: PoolFor,
+    models: Models,
+    callbacks: CallTools | None,
+    purse: Purse | None,
+    works: list[Work],
 ) -> Done:
     """Ask with the LM's key, and once more if it was refused and has been renewed meanwhile."""
     alone = not prepared.shared
 
     def work(lm: Resolved | None) -> Work:
         number, spec, gate = (0, None, None) if lm is None else (lm.number, lm.spec, lm.gate)
-        return Work(
+        made = Work(
             "execute_module",
             inputs,
-            prepared.question.deadline,
+            question.deadline,
             prepared.program,
             prepared.fingerprint,
             number,
             spec,
             gate,
-            tenant=prepared.question.caller.tenant,
-            batch=prepared.question.caller.batch,
+            tenant=question.caller.tenant,
+            batch=question.caller.batch,
             repeatable=prepared.repeatable,
-            debug=prepared.question.debug,
+            debug=question.debug,
             callbacks=callbacks,
             flow=prepared.flow,
+            purse=purse,
             admitted=prepared.started,
         )
+        works.append(made)
+        return made
 
     try:
-        lm = await _in_time(models, prepared.question, prepared.started)
+        lm = await _in_time(models, question, prepared.started)
     except LMNotConfigured as refusal:
         if prepared.needs_lm:
             raise
@@ -262,16 +303,12 @@ async def _ask(
         return await pool_for(lm.spec, isolated=alone).execute(first)
     except LMAuth as refusal:
         # A function or a file may give another key by now.
-        newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)
+        newer = await _in_time(models, question, prepared.started, refused=lm.spec.secrets)
         if newer.spec.secrets == lm.spec.secrets or not first.repeatable:
             raise
         _log.info("the key of %s was refused and has changed since: asking again", lm.spec.asked)
         done = await pool_for(newer.spec, isolated=alone).execute(work(newer))
-        return replace(done, requests=[*_requests_of(refusal), *done.requests])
-
-
-def _requests_of(error: DspexError) -> list[LMRequest]:
-    return msgspec.convert(error.details.get("requests", []), list[LMRequest])
+        return replace(done, requests=[*requests_of(refusal), *done.requests])
 
 
 def read(prepared: Prepared, done: Done) -> Answer:

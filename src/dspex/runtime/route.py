@@ -168,7 +168,8 @@ class Route:
 
     async def _send(self, prepared: Prepared) -> Done:
         self._core.pool(self._name)  # a wrong name is told before a model is started
-        return await send(prepared, self._pool_for, self._core.models, self._core.functions)
+        core = self._core
+        return await send(prepared, self._pool_for, core.models, core.functions, core.budgets, core.bus)
 
     # Descriptions
 
