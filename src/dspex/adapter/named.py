@@ -165,9 +165,7 @@ class NamedProgram(Batched):
             debug=how.debug,
             lm=how.lm,
             deadline=adapter._deadline(how.timeout),
-            caller=caller(
-                adapter._tenant if how.tenant is None else how.tenant, priority or how.priority, how.budget
-            ),
+            caller=caller(tenant, priority or how.priority, how.budget),
         )
         if how.session is None:
             ran: Ran = yield from stages.run(question, adapter._lm)

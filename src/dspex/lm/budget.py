@@ -93,8 +93,14 @@ class Account:
             if self.on_spent is not None:
                 self.on_spent(self, spent)
 
-    def refused(self, unit: str, why: str = "") -> BudgetExceeded:
-        """The error of what would go over it."""
+    def refused(self, unit: str, why: str = "", *, sends: float = 0) -> BudgetExceeded:
+        """The error of what would go over it.
+
+        Args:
+            unit: In which unit: ``tokens`` or ``cost``.
+            why: The reason; empty where it is only that too little is left.
+            sends: What the request that is refused sends of it.
+        """
         limit, spent = getattr(self.limit, unit), getattr(self.spent, unit)
         reserved = getattr(self.reserved, unit)
         whose = {
@@ -105,7 +111,8 @@ class Account:
         }[self.scope]
         day = f" for {self.day} (UTC)" if self.day else ""
         held = f", and requests under way may take {_shown(unit, reserved)}" if any(self.reserved) else ""
-        why = why or f"{_shown(unit, spent)} of {_shown(unit, limit)} are spent{held}"
+        more = f", and this request sends about {_shown(unit, sends)}" if sends else ""
+        why = why or f"{_shown(unit, spent)} of {_shown(unit, limit)} are spent{held}{more}"
         later = "; it begins anew at midnight UTC" if self.day else ""
         return BudgetExceeded(
             f"the budget {whose}{day} does not allow this LM request: {why}{later}. Raise the budget, or "
@@ -204,7 +211,7 @@ class Purse:
                 raise self._told(account.refused("cost", why))
             unit = account.lacks(certain)
             if unit is not None:
-                raise self._told(account.refused(unit))
+                raise self._told(account.refused(unit, sends=getattr(certain, unit)))
         amount = certain.plus(Amount(answer, answer * per_answer))
         for account in self.accounts:
             account.reserve(amount)
