@@ -100,6 +100,11 @@ class Budgets:
             for a in list(self._accounts.values())
         ]
 
+    async def written(self) -> None:
+        """Wait until all that was spent is in the store."""
+        while self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing])
+
     async def aclose(self) -> None:
         """Write what is still to be written."""
         if self._owed and (self._writing is None or self._writing.done()):
