@@ -228,6 +228,10 @@ class LocalPool:
             self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         else:
             work.started = None
+            refusal = work.refusal()
+            if refusal is not None:  # nobody would tell it later
+                self.end(work, refusal)
+                return
             self._deadlines.arm(work)
             self._dispatch.put_back(work)
 
