@@ -51,17 +51,20 @@ class Machine(RuleBasedStateMachine):
         try:
             held = self.purses[call].reserve(sent, answer, PRICES if priced else None)
         except dspex.BudgetExceeded as error:
-            after = [(account.spent, account.reserved, account.open) for account in self.accounts]
-            assert after == before, "a refusal holds nothing"
-            assert self.refusals[refusals:] == [error]
-            scope = self.accounts[call if error.details["scope"] == "call" else 2]
-            assert error.details["limit"] == getattr(scope.limit, error.details["unit"])
-            assert not error.retryable
+            self._refused(error, call, before, refusals)
             return
         self.open.append((call, held))
         self.answers = Amount(
             max(self.answers.tokens, answer), max(self.answers.cost, answer * PRICES[1] if priced else 0.0)
         )
+
+    def _refused(self, error: dspex.BudgetExceeded, call: int, before: list[Any], refusals: int) -> None:
+        after = [(account.spent, account.reserved, account.open) for account in self.accounts]
+        assert after == before, "a refusal holds nothing"
+        assert self.refusals[refusals:] == [error]
+        scope = self.accounts[call if error.details["scope"] == "call" else 2]
+        assert error.details["limit"] == getattr(scope.limit, error.details["unit"])
+        assert not error.retryable
 
     @rule(data=st.data(), share=st.floats(0, 1))
     def a_request_has_cost_no_more_than_was_held(self, data: Any, share: float) -> None:

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from dspex.errors import LMCircuitOpen
 from dspex.lm.breaker import Circuit, Circuits
-from dspex.lm.limits import Ask, Minute, Permit
+from dspex.lm.limits import Ask, Minute, Permit, Usual
 from dspex.lm.profile import LM
 from dspex.types import Limits
 
@@ -33,9 +33,6 @@ _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
 # Seconds for which a provider that was busy, and is asked nothing more, is remembered to have been.
 _REMEMBERED = 60.0
-# Tokens that an answer is expected to have before one has come.
-_FIRST_GUESS = 256
-_NEWEST = 0.1
 #: What a call gets whose profile does not have to ask; it counts for nothing.
 FREE = Permit(0)
 
@@ -77,18 +74,13 @@ class Gate:
         self._cut = 0.0
         self._refusals = 0
         self._paused_until = 0.0
-        self._mean_prompt = 0.0
-        self._mean_answer = 0.0
+        self._usual = Usual()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def watched(self) -> bool:
         """Whether requests have to ask: there are limits, or the provider is busy or left alone."""
-        return self.limited or self.slowed or self._is_broken
-
-    @property
-    def _is_broken(self) -> bool:
-        return self.circuit is not None and not self.circuit.is_closed
+        return self.limited or self.slowed or not (self.circuit is None or self.circuit.is_closed)
 
     def refusal(self) -> LMCircuitOpen | None:
         """The error of a request that must not be sent, because its endpoint is left alone."""
@@ -97,7 +89,9 @@ class Gate:
     @property
     def idle(self) -> bool:
         """Whether forgetting it forgets nothing."""
-        if self._in_flight or self._unwatched or self._asks or self._is_broken:
+        if self._in_flight or self._unwatched or self._asks:
+            return False
+        if self.circuit is not None and not self.circuit.is_closed:
             return False
         if self.slowed and time.monotonic() < self._paused_until + _REMEMBERED:
             return False
@@ -157,7 +151,7 @@ class Gate:
         if not self.watched:
             self._unwatched += 1
             return FREE
-        tokens = self._with_answer(max(size // 4, int(self._mean_prompt)))
+        tokens = self._with_answer(max(size // 4, int(self._usual.prompt)))
         if self._asks or self.refusal() is not None or self._wait(tokens) > 0:
             return None
         return self._take(tokens)
@@ -231,7 +225,7 @@ class Gate:
             self.circuit.ended(status, probe=permit.probe)
         self._minute.settle(permit, sent, now, None if usage is None else sum(usage))
         if usage is not None and answered:
-            self._learn(*usage)
+            self._usual.learn(*usage)
         if refused:
             self.refused(sent or now, retry_after)
         elif answered:
@@ -275,15 +269,10 @@ class Gate:
 
     def answer_of(self, most: int | None = None) -> int:
         """Tokens that an answer is expected to have; ``most`` is what the request itself allows."""
-        return most or self._max_tokens or int(self._mean_answer) or _FIRST_GUESS
+        return most or self._max_tokens or self._usual.expected
 
     def _with_answer(self, tokens: int) -> int:
         return tokens + self.answer_of()
-
-    def _learn(self, prompt: int, answer: int) -> None:
-        first = not self._mean_prompt
-        self._mean_prompt += (prompt - self._mean_prompt) * (1.0 if first else _NEWEST)
-        self._mean_answer += (answer - self._mean_answer) * (1.0 if first else _NEWEST)
 
     def _wait(self, tokens: int) -> float:
         """Seconds until a request may be sent; infinity if another one has to end first."""
@@ -369,14 +358,10 @@ class Gates:
         for gate in [gate for gate in self if gate.circuit is circuit]:
             if not gate.limited and not gate.slowed:
                 self._tell_watch(gate, gate.watched)
-            if circuit.state == "open":
-                gate.refuse_waiting()
-            elif circuit.state == "closed":
+            if circuit.state != "half_open":  # that comes in the middle of giving a permit
                 gate.serve()
         if circuit.state == "open":
             self.tell_refusal()
-        elif circuit.state == "closed":
-            self._tell_room()
 
     def tell_refusal(self) -> None:
         """Have calls refused that wait and will not be let through."""

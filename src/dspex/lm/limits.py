@@ -13,6 +13,9 @@ from dspex.types import Limits
 MINUTE = 60.0
 # Seconds that a request may be under way before its provider counts it.
 _TRANSIT = 1.0
+_NEWEST = 0.1
+# Tokens that an answer is expected to have before one has come.
+_FIRST_GUESS = 256
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +42,29 @@ class Ask:
         self.tokens = tokens
         self.grant = grant
         self.refuse = refuse
+
+
+class Usual:
+    """What requests of one LM usually cost, the latest counting most.
+
+    Attributes:
+        prompt: Tokens sent; 0.0 before the first answer.
+        answer: Tokens generated.
+    """
+
+    def __init__(self) -> None:
+        self.prompt = self.answer = 0.0
+
+    @property
+    def expected(self) -> int:
+        """Tokens that an answer is expected to have."""
+        return int(self.answer) or _FIRST_GUESS
+
+    def learn(self, prompt: int, answer: int) -> None:
+        """Take note of what one has cost."""
+        share = _NEWEST if self.prompt else 1.0
+        self.prompt += (prompt - self.prompt) * share
+        self.answer += (answer - self.answer) * share
 
 
 class Minute:
