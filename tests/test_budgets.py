@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +56,8 @@ def runtime(provider: Provider) -> Iterator[dspex.Runtime]:
         "batches": dspex.Budget(tokens=600),
         "refused": dspex.Budget(tokens=10_000),
     }
-    with dspex.Runtime(model(provider), pools=TWO, settings=settings(tenant_budgets=tenants)) as opened:
+    limits = settings(tenant_budgets=tenants, allow_modules=["tests.programs"])
+    with dspex.Runtime(model(provider), pools=TWO, settings=limits) as opened:
         yield opened
 
 
@@ -282,6 +285,46 @@ async def test_a_request_whose_end_nobody_heard_of_counts_as_it_was_reserved(pro
         stats = spent(runtime, "day")
         assert stats.tokens > 256
         assert stats.reserved_tokens == 0
+
+
+async def test_what_a_lost_worker_had_reserved_counts_and_is_free_again(provider: Provider) -> None:
+    """If this failed, each crash would take a part of the budget with it for ever, or make requests free."""
+    provider.reply = lambda _: hanging()
+    budgets = {"day": dspex.Budget(tokens=100_000)}
+    async with dspex.Runtime(
+        model(provider),
+        pools={"general": dspex.PoolOptions(workers=1, max_reruns=0)},
+        settings=settings(budgets=budgets),
+    ) as runtime:
+        before = len(provider.requests)
+        calls = [asyncio.create_task(runtime.adapter().agenerate("q")) for _ in range(5)]
+        while len(provider.requests) < before + 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert spent(runtime, "day").reserved_tokens > 5 * 256
+        os.kill(runtime.stats().pools["general"].workers[0].pid, signal.SIGKILL)
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(one, dspex.PoolError) for one in ended)
+        stats = spent(runtime, "day")
+        assert stats.tokens > 5 * 256
+        assert (stats.reserved_tokens, stats.reserved_cost) == (0, 0)
+
+
+# Programs of the user's own, alone in their workers
+
+
+@pytest.mark.parametrize("module", ["Router", "AsyncRouter", "SharedAsync", "SharedSync"])
+async def test_a_program_of_ones_own_has_a_budget(
+    runtime: dspex.Runtime, provider: Provider, module: str
+) -> None:
+    """If this failed, whoever writes a program would have all the money there is."""
+    how: dict[str, Any] = {"module": f"tests.programs:{module}"}
+    before = len(provider.requests)
+    with pytest.raises(dspex.BudgetExceeded) as caught:
+        await runtime.adapter().agenerate("q", budget=dspex.Budget(tokens=20), **how)
+    assert caught.value.details["scope"] == "call"
+    assert len(provider.requests) == before
+    answer = await runtime.adapter().agenerate("q", budget=dspex.Budget(tokens=50_000), **how)
+    assert answer.usage.total_tokens > 0
 
 
 # Sessions, days, and restarts
