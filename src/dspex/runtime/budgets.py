@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dspex.errors import BudgetExceeded, DspexError
+from dspex.errors import BudgetExceeded, DspexError, PythonTimeout
 from dspex.lm.budget import Account, Amount, Purse
 from dspex.lm.gate import Gates
 from dspex.pool.stats import BudgetStats
@@ -88,16 +89,18 @@ class Budgets:
         by_tenant = settings.tenant_budgets.get(tenant) or limits.get("tenant")
         day = "" if by_tenant is None and "day" not in limits else self._today().strftime("%Y-%m-%d")
         if by_tenant is not None:
-            accounts.append(await self._of_day("tenant", tenant, day, by_tenant))
+            accounts.append(await self._of_day("tenant", tenant, day, by_tenant, question))
         if "day" in limits:
-            accounts.append(await self._of_day("day", "", day, limits["day"]))
+            accounts.append(await self._of_day("day", "", day, limits["day"], question))
         return Purse(accounts, self._refused) if accounts else None
 
     def stats(self) -> list[BudgetStats]:
         """How the budgets of sessions, tenants and this day stand; any thread may ask."""
+        today = self._today().strftime("%Y-%m-%d")
         return [
             BudgetStats(a.scope, a.name, a.day or None, a.limit, *a.spent, a.reserved.tokens, a.reserved.cost)
             for a in list(self._accounts.values())
+            if not a.day or a.day == today
         ]
 
     async def written(self) -> None:
@@ -122,15 +125,20 @@ class Budgets:
             account.spent = Amount(*session.spent)
         return account
 
-    async def _of_day(self, scope: str, name: str, day: str, limit: Budget) -> Account:
+    async def _of_day(self, scope: str, name: str, day: str, limit: Budget, question: Question) -> Account:
         key = (scope, name, day, 0, 0.0)
         if key not in self._accounts and self._storage.outlives:
             loading = self._loading.get(key)
             if loading is None:
                 loading = self._loading[key] = asyncio.create_task(self._load(key, limit))
-                loading.add_done_callback(lambda _: self._loading.pop(key, None))
-            await asyncio.shield(loading)
+                loading.add_done_callback(lambda done: self._loaded(key, done))
+            await _in_time(loading, question)
         return self._account(key, limit)
+
+    def _loaded(self, key: _Key, done: asyncio.Task[None]) -> None:
+        del self._loading[key]
+        if not done.cancelled():
+            done.exception()  # nobody may be left who waits for it
 
     async def _load(self, key: _Key, limit: Budget) -> None:
         scope, name, day, _, _ = key
@@ -204,6 +212,19 @@ class Budgets:
             if account is not None and found is not None:
                 # Other processes have written there, too; what came meanwhile is not among it.
                 account.spent = Amount(*found).plus(self._owed.get(key, Amount()))
+
+
+async def _in_time(loading: asyncio.Task[None], question: Question) -> None:
+    """Wait for what was spent so far, within the call's deadline."""
+    try:
+        async with asyncio.timeout(question.left()):
+            await asyncio.shield(loading)
+    except TimeoutError:
+        elapsed = round(time.monotonic() - question.asked, 3)
+        raise PythonTimeout(
+            f"the store did not tell within the call's {elapsed:.3g} s what was spent of its budgets",
+            details={"phase": "queued", "elapsed": elapsed, "killed": False},
+        ) from None
 
 
 def _owed(key: _Key, amount: Amount) -> Owed:
