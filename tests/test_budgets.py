@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -367,6 +368,21 @@ async def test_what_a_day_has_cost_is_known_after_a_restart(provider: Provider, 
         adapter = runtime.adapter(tenant="b")
         _, error = await until_refused(lambda: adapter.agenerate("q"), most=3)
         assert error.details["scope"] == "day"
+
+
+async def test_a_new_day_has_its_whole_budget(provider: Provider, tmp_path: Path) -> None:
+    """If this failed, a budget that was spent once would be spent for ever."""
+    days = [datetime(2026, 1, 31, 23, 59, tzinfo=UTC)]
+    how: dict[str, Any] = {"pools": ONE, "settings": settings(budgets={"day": dspex.Budget(tokens=250)})}
+    async with InProcessRuntime(model(provider), store=tmp_path / "store.db", **how) as runtime:
+        runtime.core.budgets._today = lambda: days[-1]
+        adapter = runtime.adapter()
+        _, error = await until_refused(lambda: adapter.agenerate("q"), most=5)
+        assert error.details["day"] == "2026-01-31"
+        await runtime.core.budgets.written()
+        days.append(datetime(2026, 3, 31, 0, 1, tzinfo=UTC))
+        assert (await adapter.agenerate("q")).response == "q"
+        assert [(one.day, one.tokens) for one in runtime.stats().budgets] == [("2026-03-31", CALL)]
 
 
 async def test_two_processes_spend_from_one_budget(provider: Provider, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from dspex.errors import BudgetExceeded, DspexError, PythonTimeout
+from dspex.errors import BudgetExceeded, PythonTimeout
 from dspex.lm.budget import Account, Amount, Purse
 from dspex.lm.gate import Gates
 from dspex.pool.stats import BudgetStats
@@ -71,6 +71,7 @@ class Budgets:
         self._loading: dict[_Key, asyncio.Task[None]] = {}
         self._writing: asyncio.Task[None] | None = None
         self._being_written: set[_Key] = set()
+        self._swept: date | None = None
 
     async def purse(self, question: Question) -> Purse | None:
         """What the LM requests of a call are paid from; None when nothing limits them.
@@ -192,8 +193,8 @@ class Budgets:
             self._being_written = set(taken)
             try:
                 await self._write_these(taken)
-            except DspexError as error:
-                _log.warning("what was spent could not be written, and is tried again: %s", error.message)
+            except Exception as error:  # noqa: BLE001 (what was spent is not to be forgotten)
+                _log.warning("what was spent could not be written, and is tried again: %s", error)
                 for key, amount in taken.items():
                     self._owed[key] = self._owed.get(key, Amount()).plus(amount)
                 await asyncio.sleep(_AGAIN)
@@ -204,10 +205,13 @@ class Budgets:
         await self._storage.open()
         from dspex.session import spending
 
-        owed = [_owed(key, amount) for key, amount in taken.items()]
-        oldest = (self._today() - timedelta(days=_DAYS)).strftime("%Y-%m-%d")
+        keys = sorted(taken)  # every process in the same order, so that none waits for another in a circle
+        owed = [_owed(key, taken[key]) for key in keys]
+        today = self._today()
+        oldest = None if today.date() == self._swept else (today - timedelta(days=_DAYS)).strftime("%Y-%m-%d")
         sums = await self._storage.write(lambda connection: spending.add(connection, owed, oldest))
-        for key, found in zip(taken, sums, strict=True):
+        self._swept = today.date()
+        for key, found in zip(keys, sums, strict=True):
             account = self._accounts.get(key)
             if account is not None and found is not None:
                 # Other processes have written there, too; what came meanwhile is not among it.

@@ -31,19 +31,20 @@ class Owed(NamedTuple):
     cost: float
 
 
-def add(connection: Connection, owed: Sequence[Owed], before: str) -> list[tuple[int, float] | None]:
+def add(connection: Connection, owed: Sequence[Owed], before: str | None) -> list[tuple[int, float] | None]:
     """Add what was spent.
 
     Args:
         connection: The store's.
         owed: What was.
-        before: The first day that is still of interest; those before it are forgotten.
+        before: The first day that is still of interest; those before it are forgotten. None forgets none.
 
     Returns:
         What was spent of each in all, by every process; None of a session that is no more.
     """
     sums = [_add_to_session(connection, one) if one.session else _add(connection, one) for one in owed]
-    connection.execute(delete(spent).where(spent.c.day < before))
+    if before is not None:
+        connection.execute(delete(spent).where(spent.c.day < before))
     return sums
 
 
