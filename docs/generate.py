@@ -111,8 +111,11 @@ def settings_page() -> str:
         *option_rows(("lm", "NAME"), LMOptions),
         *option_rows(("lm", "NAME", "retry"), dspex.Retry),
         *option_rows(("lm", "NAME", "limits"), dspex.Limits),
+        *option_rows(("lm", "NAME", "breaker"), dspex.Breaker),
         *option_rows(("pool", "NAME"), dspex.PoolOptions),
         *option_rows(("program", "NAME"), ProgramOptions),
+        *option_rows(("budgets", "SCOPE"), dspex.Budget),
+        *option_rows(("tenant_budgets", "NAME"), dspex.Budget),
     ]
     return page(
         "Settings",
@@ -121,7 +124,7 @@ def settings_page() -> str:
         "The name is that of a file: `pool.general.workers` is `workers` in the table `[pool.general]`. "
         "`NAME` is a name of yours, which a variable has in upper case. In `lm.NAME` any further key is a "
         "request parameter, and goes to the provider under its own name, or an option of the connection, as "
-        "[Language models](lm.md#providers) lists them.",
+        "[Language models](lm.md#providers) lists them. `SCOPE` is `call`, `session`, `tenant` or `day`.",
         table(("Option", "Type", "Default", "Unit", "Variable", "Meaning"), rows),
         "`DSPEX_SETTINGS` names the settings file.",
         "## A file",
@@ -149,6 +152,12 @@ def lm_page() -> str:
         struct(dspex.Limits),
         "## Retry",
         struct(dspex.Retry),
+        "## Breaker",
+        struct(dspex.Breaker),
+        "## Budget",
+        "What it limits is said where it is given: `Settings(budgets={...})`, a call, a session. See "
+        "[Budgets](../how-to/budgets.md).",
+        struct(dspex.Budget),
         "## Providers",
         provider_tables.overview(),
         "Options of the connection, beside `extra_headers` and `extra_query`, which every provider that is "

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from dspex.media.files import Audio, Document, File, Image
     from dspex.media.text import Code, Reasoning
     from dspex.media.turns import Citation, Citations, History, ToolCall, ToolCalls
-    from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
+    from dspex.pool.stats import BreakerStats, BudgetStats, LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.document import Stage
     from dspex.program.signature import Field, Signature
     from dspex.rewards import Prediction, Reward
@@ -83,7 +83,10 @@ if TYPE_CHECKING:
     from dspex.session.records import Insights, ProgramInfo, SessionInfo, Turn
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
+        BreakerChanged,
+        BudgetRefused,
         Event,
+        FellBack,
         LocalModelProgress,
         PoolClosing,
         PoolEvent,
@@ -103,7 +106,18 @@ if TYPE_CHECKING:
         ZygoteStarted,
     )
     from dspex.tools import Allow, Deny, MCPServer, Tool, ToolRecord, ToolRequest
-    from dspex.types import Limits, LMRequest, LMSpec, Retry, Usage, command, module
+    from dspex.types import (
+        Breaker,
+        Budget,
+        FallenBack,
+        Limits,
+        LMRequest,
+        LMSpec,
+        Retry,
+        Usage,
+        command,
+        module,
+    )
     from dspex.wire.values import Unsendable
 
 # Where each name lives. Nothing is imported before it is used: `import dspex` loads neither asyncio nor
@@ -134,7 +148,7 @@ _HOMES = {
     "dspex.media.files": "Audio Document File Image",
     "dspex.media.text": "Code Reasoning",
     "dspex.media.turns": "Citation Citations History ToolCall ToolCalls",
-    "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
+    "dspex.pool.stats": "BreakerStats BudgetStats LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.document": "Stage",
     "dspex.program.signature": "Field Signature",
     "dspex.rewards": "Prediction Reward",
@@ -142,12 +156,13 @@ _HOMES = {
     "dspex.session.records": "Insights ProgramInfo SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
-        "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
+        "BreakerChanged BudgetRefused Event FellBack LocalModelProgress "
+        "PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
         "SessionEnded SessionEvent SessionQuotaNear WorkerDraining WorkerEvent WorkerGone WorkerReady "
         "WorkerStarted ZygoteLost ZygoteStarted"
     ),
     "dspex.tools": "Allow Deny MCPServer Tool ToolRecord ToolRequest",
-    "dspex.types": "LMRequest LMSpec Limits Retry Usage command module",
+    "dspex.types": "Breaker Budget FallenBack LMRequest LMSpec Limits Retry Usage command module",
     "dspex.wire.values": "Unsendable",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -160,7 +175,13 @@ __all__ = [
     "AsyncStream",
     "Audio",
     "BatchProgress",
+    "Breaker",
+    "BreakerChanged",
+    "BreakerStats",
+    "Budget",
     "BudgetExceeded",
+    "BudgetRefused",
+    "BudgetStats",
     "CallError",
     "Cancelled",
     "Capabilities",
@@ -177,6 +198,8 @@ __all__ = [
     "Document",
     "DspexError",
     "Event",
+    "FallenBack",
+    "FellBack",
     "Field",
     "File",
     "Final",

@@ -56,6 +56,55 @@ class Limits(msgspec.Struct, frozen=True):
         return {name: limit for name, limit in found.items() if limit is not None}
 
 
+class Breaker(msgspec.Struct, frozen=True):
+    """When an endpoint that fails is left alone for a while.
+
+    It opens when at least ``failures`` requests of the last ``window`` seconds failed with ``lm_unavailable``
+    or ``lm_timeout``, and these are at least ``share`` of all that ended. Then every request is refused at
+    once with ``lm_circuit_open``. After ``pause`` seconds one request is let through: when it is answered
+    everything is as before, and when it fails the pause begins anew.
+
+    There is one breaker for each endpoint, model and choice of these numbers, however many profiles name it.
+
+    Attributes:
+        failures: The fewest failures that open it.
+        share: The part of the requests that they have to be, above 0 and up to 1.
+        window: Seconds for which the end of a request counts.
+        pause: Seconds between opening and the one request that tries.
+    """
+
+    failures: int = 10
+    share: float = 0.5
+    window: float = 30.0
+    pause: float = 10.0
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """How much may be spent. None is no limit.
+
+    Attributes:
+        tokens: Tokens, sent and generated together.
+        cost: US dollars, by the prices that DSPy knows.
+    """
+
+    tokens: int | None = None
+    cost: float | None = None
+
+
+class FallenBack(msgspec.Struct, frozen=True):
+    """An LM that did not answer, so that the next one was asked.
+
+    Attributes:
+        model: Its model.
+        code: The code of its error.
+        message: What that said.
+    """
+
+    model: str
+    code: str
+    message: str
+
+
 def without_password(url: str) -> str:
     """A URL as it may be shown: what stands before an ``@`` is a user's name and password."""
     scheme, separator, rest = url.partition("://")

@@ -224,4 +224,5 @@ class Base:
             ],
             recorded=ran.recorded,
             cached=ran.cached,
+            fallbacks=ran.fallbacks,
         )

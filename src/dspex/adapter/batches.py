@@ -28,6 +28,7 @@ from dspex.program.document import Document
 from dspex.runtime.caller import Priority, caller
 from dspex.runtime.question import Question
 from dspex.runtime.steps import Steps
+from dspex.types import Budget
 from dspex.wire.values import encode
 
 if TYPE_CHECKING:
@@ -275,6 +276,7 @@ class Batches(Streams):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "batch",
+        budget: Budget | None = None,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> list[Ended] | Outcomes:
@@ -307,6 +309,7 @@ class Batches(Streams):
             debug: As of ``generate``.
             tenant: As of ``generate``.
             priority: ``"batch"`` lets interactive calls go first.
+            budget: What each item may spend; None is what the settings say.
             options: As of ``generate``.
             **more_options: As of ``generate``.
 
@@ -321,7 +324,7 @@ class Batches(Streams):
             RuntimeError: Called on the runtime's own event loop; await ``abatch`` there.
         """
         run = Options(concurrency, journal, retry_failed, retries, max_errors, max_cost, progress)
-        whose = caller(self._tenant if tenant is None else tenant, priority)
+        whose = caller(self._tenant if tenant is None else tenant, priority, budget)
         given = {**(options or {}), **more_options}
 
         def question(prompt: Any, inputs: Any) -> Question:
@@ -354,12 +357,13 @@ class Batches(Streams):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "batch",
+        budget: Budget | None = None,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> AsyncOutcomes:
         """``batch`` for event loops: await it, or read it with ``async for`` when ``as_completed=True``."""
         run = Options(concurrency, journal, retry_failed, retries, max_errors, max_cost, progress)
-        whose = caller(self._tenant if tenant is None else tenant, priority)
+        whose = caller(self._tenant if tenant is None else tenant, priority, budget)
         given = {**(options or {}), **more_options}
 
         def question(prompt: Any, inputs: Any) -> Question:

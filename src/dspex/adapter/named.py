@@ -25,6 +25,7 @@ from dspex.runtime.question import Question
 from dspex.runtime.stages import Ran, Stages
 from dspex.runtime.steps import Steps
 from dspex.runtime.turns import in_session
+from dspex.types import Budget
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
@@ -157,13 +158,14 @@ class NamedProgram(Batched):
         version = version or self._versions.current
         document = version.held.document
         stages = Stages(document, version.held.tools, adapter._open.core.models.references)
+        tenant = adapter._tenant if how.tenant is None else how.tenant
         question = Question(
             prompt,
             inputs=inputs,
             debug=how.debug,
             lm=how.lm,
             deadline=adapter._deadline(how.timeout),
-            caller=caller(adapter._tenant if how.tenant is None else how.tenant, priority or how.priority),
+            caller=caller(tenant, priority or how.priority, how.budget),
         )
         if how.session is None:
             ran: Ran = yield from stages.run(question, adapter._lm)
@@ -185,6 +187,7 @@ class _How(NamedTuple):
     tenant: str | None = None
     priority: Priority = "interactive"
     debug: bool = False
+    budget: Budget | None = None
 
     @classmethod
     def of(cls, name: str, how: dict[str, Any]) -> _How:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dspex.tools import ToolRecord
-from dspex.types import LMRequest, Usage
+from dspex.types import FallenBack, LMRequest, Usage
 from dspex.wire.jsonready import as_text, json_ready
 
 
@@ -76,6 +76,8 @@ class Response:
         request_id: The call's name, as in its errors.
         program_version: Which version of a program answered; None when the call was not made by one.
         stages: Each stage of a program in order, with its outputs, usage, cost and time; one for a module.
+        fallbacks: The LMs that did not answer before the one that did, first to last, each with its
+            ``model``, and the ``code`` and ``message`` of its error.
         recorded: Whether the call is written in its session; False when the store could not be written to,
             None when it was made in no session.
     """
@@ -86,6 +88,7 @@ class Response:
         "cached",
         "completions",
         "cost",
+        "fallbacks",
         "messages",
         "model",
         "outputs",
@@ -121,6 +124,7 @@ class Response:
         stages: list[StageResult] | None = None,
         recorded: bool | None = None,
         cached: bool = False,
+        fallbacks: list[FallenBack] | None = None,
     ) -> None:
         self.outputs = outputs
         self.completions = completions
@@ -140,6 +144,7 @@ class Response:
         self.program_version: int | None = None
         self.stages = stages or []
         self.recorded = recorded
+        self.fallbacks = fallbacks or []
 
     @property
     def content(self) -> str:
@@ -199,4 +204,5 @@ class Response:
             "program_version": self.program_version,
             "stages": json_ready(self.stages),
             "recorded": self.recorded,
+            "fallbacks": msgspec.to_builtins(self.fallbacks),
         }

@@ -98,6 +98,10 @@ class Dispatch:
         """Take note that a call has ended, which may have waited."""
         self._queue.leave(work)
 
+    def all_waiting(self) -> list[Work]:
+        """All that wait; they stay."""
+        return self._queue.all()
+
     def drain(self) -> list[Work]:
         """All that wait; nobody does afterwards."""
         return self._queue.drain()

@@ -183,7 +183,7 @@ class WorkerHandle:
         work.number, work.worker = number, self
         seat = 0
         if work.gate is not None and permit is not None:
-            seat = self._permits.give_seat(number, work.gate, permit)
+            seat = self._permits.give_seat(number, work.gate, permit, asks=work.purse is not None)
         self._knows.introduce(work, self.in_flight.values())
         work.attempts += 1
         work.started = time.monotonic()
@@ -208,6 +208,7 @@ class WorkerHandle:
                 seat,
                 work.debug,
                 credit,
+                work.purse is not None,
             ),
             blob,
         )
@@ -331,7 +332,7 @@ class WorkerHandle:
             case LmDone():
                 self._permits.done(message, self.in_flight.get(message.call))
             case LmAsk():
-                self._permits.asked(message)
+                self._permits.asked(message, self.in_flight.get(message.call))
             case ToolCall():
                 self._route.asked(message, blob)
             case Beat():

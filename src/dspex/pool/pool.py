@@ -66,6 +66,7 @@ class LocalPool:
         self._gates = gates
         gates.on_room.append(self._on_room)
         gates.on_watch.append(self._on_watch)
+        gates.on_refusal.append(self._on_refusal)
         self._emit = emit
         self._companion = companion
         self._learn = learn
@@ -199,6 +200,7 @@ class LocalPool:
         self._closed = True
         self._gates.on_room.remove(self._on_room)
         self._gates.on_watch.remove(self._on_watch)
+        self._gates.on_refusal.remove(self._on_refusal)
         for work in self._dispatch.drain():
             self.end(work, endings.closed(self.name))
         for worker in self._supervisor.workers.values():
@@ -215,6 +217,9 @@ class LocalPool:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
             raise endings.unhealthy_again(self._supervisor.unhealthy)
+        refusal = work.refusal()
+        if refusal is not None:
+            raise refusal
         begins = self._dispatch.begins(work)
         if not begins and self._dispatch.is_full(work):
             raise endings.saturated(self.name, len(self._dispatch), self.retry_after())
@@ -233,6 +238,10 @@ class LocalPool:
             self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         else:
             work.started = None
+            refusal = work.refusal()
+            if refusal is not None:  # nobody would tell it later
+                self.end(work, refusal)
+                return
             self._deadlines.arm(work)
             self._dispatch.put_back(work)
 
@@ -256,6 +265,13 @@ class LocalPool:
     def _on_watch(self, gate: Gate, watched: bool) -> None:
         for worker in self._supervisor.workers.values():
             worker.watch(gate.number, on=watched)
+
+    def _on_refusal(self) -> None:
+        """An endpoint is left alone, or a budget is spent: who waits for it need not wait any longer."""
+        for work in self._dispatch.all_waiting():
+            refusal = None if work.ended else work.refusal()
+            if refusal is not None:
+                self.leave_queue(work, refusal)
 
     # The ends of a call
 

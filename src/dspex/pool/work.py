@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from dspex.errors import PythonTimeout
+from dspex.errors import DspexError, PythonTimeout
+from dspex.lm.budget import Purse
 from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
-from dspex.types import LMRequest, LMSpec
+from dspex.types import FallenBack, LMRequest, LMSpec
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import Chunk, ToolCall, ToolResult
 from dspex.wire.payloads import Payload
@@ -68,6 +69,9 @@ class Flow(Protocol):
     def came(self, chunk: Chunk) -> None:
         """The worker has told something."""
 
+    def again(self, why: str) -> None:
+        """The call is given to a worker once more, and this is why."""
+
 
 class Lane(NamedTuple):
     """One tenant's calls with one LM.
@@ -94,6 +98,7 @@ class Done:
         seconds: How long the worker ran it.
         cached: Whether it came from the cache: then no worker had it, and no LM was asked.
         model: The model that had given an answer from the cache.
+        fallbacks: The LMs that did not answer before the one that did.
     """
 
     value: msgspec.Raw | Blob
@@ -104,6 +109,7 @@ class Done:
     seconds: float
     cached: bool = False
     model: str | None = None
+    fallbacks: tuple[FallenBack, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -126,6 +132,7 @@ class Work:
         debug: Whether its answer is to have the messages of its LM requests.
         callbacks: Its caller's functions; None when it has none to call.
         flow: Where its chunks go; None of a call that does not stream.
+        purse: The budgets that its LM requests are paid from; None without any.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -156,6 +163,7 @@ class Work:
     debug: bool = False
     callbacks: Callbacks | None = None
     flow: Flow | None = None
+    purse: Purse | None = None
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
@@ -195,6 +203,13 @@ class Work:
     def ended(self) -> bool:
         """Whether it has had its one end."""
         return self.future.done()
+
+    def refusal(self) -> DspexError | None:
+        """Why it must not begin: its LM is left alone, or a budget is spent; None when it may."""
+        refusal: DspexError | None = None if self.gate is None else self.gate.refusal()
+        if refusal is None and self.purse is not None:
+            refusal = self.purse.refusal()
+        return refusal
 
     def stop_callbacks(self) -> None:
         """No worker waits for its caller's functions any more."""

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from dspex.errors import DspexError, PoolClosed, PoolUnhealthy
+from dspex.lm.breaker import Circuit
 from dspex.lm.named import from_settings
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
-from dspex.pool.stats import LMStats, RuntimeStats
+from dspex.pool.stats import BreakerStats, LMStats, RuntimeStats
 from dspex.pool.zygote_client import ZygoteClient
 from dspex.program.installed import Catalogue
 from dspex.runtime import named
+from dspex.runtime.budgets import Budgets
 from dspex.runtime.cached import Caches
 from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
@@ -29,6 +31,7 @@ from dspex.runtime.sessions import Sessions
 from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
+from dspex.telemetry.events import BreakerChanged
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
@@ -88,6 +91,8 @@ class Core:
         self.caches = Caches(settings, self.bus.emit)
         self.catalogue = Catalogue()
         self.storage = Storage(settings.store if store is None else store)
+        self.budgets = Budgets(lambda: self.settings, self.storage, self.models.gates, self.bus)
+        self.models.gates.on_circuit.append(self._on_circuit)
         self.sessions = Sessions(self.storage, lambda: self.settings, self.bus)
         self.turns = OpenTurns(self.sessions)
         self.programs = Programs(self.sessions)
@@ -110,6 +115,9 @@ class Core:
         """The default LM, and all profiles: those of the settings under those of the runtime."""
         given, lms = self._given
         named = {**from_settings(settings), **{name: as_lm(lm) for name, lm in lms.items()}}
+        for profile in named.values():
+            for other in profile.fallbacks:
+                find(other, named)  # a wrong name is told now, and not when the first LM fails
         default = settings.default_lm if given is None else given
         try:
             if default is not None:
@@ -214,7 +222,17 @@ class Core:
             for gate in self.models.gates
             if gate.watched
         ]
-        return RuntimeStats({pool.name: pool.stats() for pool in self._pools}, lms, self.caches.stats)
+        breakers = [
+            BreakerStats(c.endpoint, c.model, c.state, *c.counted(), c.opens_in)
+            for c in self.models.gates.circuits.all()
+        ]
+        pools = {pool.name: pool.stats() for pool in self._pools}
+        return RuntimeStats(pools, lms, self.caches.stats, breakers, self.budgets.stats())
+
+    def _on_circuit(self, circuit: Circuit, cause: str) -> None:
+        self.bus.emit(
+            BreakerChanged(endpoint=circuit.endpoint, model=circuit.model, state=circuit.state, cause=cause)
+        )
 
     async def aclose(self, *, drain: bool = False, timeout: float | None = 30.0) -> None:
         """End all workers, zygotes and models; what was still running fails with ``pool_closed``.
@@ -268,6 +286,7 @@ class Core:
         await self.models.aclose()
         await self.caches.aclose()
         await self.turns.aclose()
+        await self.budgets.aclose()
         await self.sessions.aclose()
         await self.storage.aclose()
         await self.bus.aclose()

@@ -88,6 +88,16 @@ class Models:
             )
         return self.find(default)
 
+    def in_turn(self, lm: LM | str | None) -> list[LM]:
+        """The LM that a caller means, and those that are asked when it does not answer.
+
+        Raises:
+            InvalidOption: One of them is none.
+            LMNotConfigured: None was given and there is no default.
+        """
+        first = self.find(lm)
+        return [first, *(self.find(other) for other in first.fallbacks)]
+
     def stored(self, lm: LM | str) -> LMReference:
         """An LM as a session or a program stores it.
 

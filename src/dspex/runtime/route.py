@@ -16,7 +16,8 @@ from dspex.program.given import Given
 from dspex.program.importpath import is_path
 from dspex.program.signature import Signature
 from dspex.runtime import describe as describing
-from dspex.runtime.call import Answer, Prepared, prepare, read, send
+from dspex.runtime.asking import Way, send
+from dspex.runtime.call import Answer, Prepared, prepare, read
 from dspex.runtime.core import Core
 from dspex.runtime.describe import Asked
 from dspex.runtime.encoded import Programs
@@ -169,7 +170,8 @@ class Route:
     async def _send(self, prepared: Prepared) -> Done:
         self._core.pool(self._name)  # a wrong name is told before a model is started
         core = self._core
-        return await send(prepared, self._pool_for, core.models, core.functions, core.caches)
+        way = Way(self._pool_for, core.models, core.functions, core.caches, core.budgets, core.bus)
+        return await send(prepared, way)
 
     # Descriptions
 

@@ -20,7 +20,7 @@ from dspex.program.spec import Demos
 from dspex.runtime.call import Answer
 from dspex.runtime.question import Question
 from dspex.runtime.steps import Ask, Build, Find, Steps
-from dspex.types import LMReference, LMRequest, Usage
+from dspex.types import FallenBack, LMReference, LMRequest, Usage
 from dspex.wire.values import decode
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class Ran:
     def attempts(self) -> int:
         """To how many workers its stages were given."""
         return sum(answer.done.attempts for answer in self.answers)
+
+    @property
+    def fallbacks(self) -> list[FallenBack]:
+        """The LMs that did not answer, of all stages."""
+        return [one for answer in self.answers for one in answer.done.fallbacks]
 
     @property
     def model(self) -> str | None:

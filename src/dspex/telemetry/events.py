@@ -226,6 +226,58 @@ class CacheStored(CacheEvent, frozen=True, kw_only=True):
     bytes: int
 
 
+class BudgetRefused(Event, frozen=True, kw_only=True):
+    """A call or an LM request was refused with ``budget_exceeded``.
+
+    Attributes:
+        scope: ``call``, ``session``, ``tenant`` or ``day``.
+        name: Whose budget: the tenant, or the session's id; empty for none.
+        unit: What it would go over: ``tokens`` or ``cost``.
+        limit: How much of that may be spent.
+        spent: How much was.
+        reserved: What requests under way are expected to cost.
+    """
+
+    scope: str
+    name: str
+    unit: str
+    limit: float
+    spent: float
+    reserved: float
+
+
+class BreakerChanged(Event, frozen=True, kw_only=True):
+    """The circuit breaker of an endpoint has changed its state.
+
+    Attributes:
+        endpoint: The address, or the provider's name.
+        model: The model.
+        state: ``closed``, ``open`` or ``half_open``.
+        cause: Why, for people.
+    """
+
+    endpoint: str
+    model: str
+    state: str
+    cause: str
+
+
+class FellBack(Event, frozen=True, kw_only=True):
+    """An LM did not answer a call, and the next one of its fallbacks is asked.
+
+    Attributes:
+        model: The model that did not answer.
+        code: The code of its error.
+        next_model: The model that is asked now.
+        request_id: The call's name.
+    """
+
+    model: str
+    code: str
+    next_model: str
+    request_id: str
+
+
 class ZygoteStarted(Event, frozen=True, kw_only=True):
     """The process that workers are forked from is ready.
 

@@ -13,7 +13,7 @@ import msgspec
 from dspex.types import LMRequest, LMSpec, SandboxRules
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 8
+PROTOCOL = 9
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -41,6 +41,7 @@ class Call(Message, frozen=True, tag="call"):
         seat: Number of the gate where its first LM request need not ask: it has its permit; 0 for none.
         debug: Whether the answer is to have the messages of its LM requests.
         credit: How many deltas it may send before it gets more ``Credit``; None of one that does not stream.
+        asks: Whether each of its LM requests has to ask, because it has a budget.
     """
 
     id: int
@@ -53,6 +54,7 @@ class Call(Message, frozen=True, tag="call"):
     seat: int = 0
     debug: bool = False
     credit: int | None = None
+    asks: bool = False
 
 
 class Credit(Message, frozen=True, tag="credit"):
@@ -82,9 +84,15 @@ class DropLM(Message, frozen=True, tag="drop_lm"):
 
 
 class LmGo(Message, frozen=True, tag="lm_go"):
-    """An LM request that has asked may be sent."""
+    """An LM request that has asked may be sent, or must not be.
+
+    Attributes:
+        ask: The number it asked with.
+        refused: Why it must not be sent, as ``DspexError.to_wire()`` gives it; None when it may.
+    """
 
     ask: int
+    refused: dict[str, Any] | None = None
 
 
 class ToolResult(Message, frozen=True, tag="tool_result"):
@@ -201,12 +209,17 @@ class LmAsk(Message, frozen=True, tag="lm_ask"):
         ask: The worker's own number for it.
         gate: Number of the LM's gate.
         tokens: About how many tokens are sent.
+        most: The most tokens that the request lets the model generate; None is not said.
+        prices: US dollars for one token sent, and for one generated; None when nobody knows them, or when the
+            call has no budget.
     """
 
     call: int
     ask: int
     gate: int
     tokens: int
+    most: int | None = None
+    prices: tuple[float, float] | None = None
 
 
 class LmDone(Message, frozen=True, tag="lm_done"):

@@ -11,13 +11,13 @@ import functools
 import inspect
 import random
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
 from dspy._vendor.lm15.serde import part_to_dict
-from dspy.clients.costs import estimate_cost
 from dspy.clients.errors import wrap_error
 from dspy.clients.lm15_boundary import history_messages
 from dspy.lm15 import (
@@ -32,18 +32,23 @@ from dspy.lm15 import TimeoutError as RequestTimeout
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.worker import faults, listening, streamed
 from dspex.worker.outflow import Outflow
+from dspex.worker.prices import Prices
 from dspex.worker.threads import in_thread
 
 _RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
 
 
+#: Gives US dollars for one token sent and for one generated; None when nobody knows.
+Rates = Callable[[], "tuple[float, float] | None"]
+
+
 class Door(Protocol):
     """The way of a call's LM requests to the supervisor, which counts them and may make them wait."""
 
-    async def enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+    async def enter(self, scope: CallScope, spec: LMSpec, request: Any, rates: Rates) -> int:
         """Wait until a request may be sent; gives what ``leave`` is told."""
 
-    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any, rates: Rates) -> int:
         """``enter`` for a thread that is not the loop's."""
 
     def leave(
@@ -84,6 +89,7 @@ class CallScope:
         messages: What each of its LM requests sent and got, when its caller wants to know; else None.
         built: Seconds that building its program took; 0.0 when it was there.
         stream: The way of what it tells while it runs; None of a call that does not stream.
+        asks: Whether each of its LM requests has to ask, because it has a budget.
     """
 
     door: Door
@@ -95,6 +101,7 @@ class CallScope:
     messages: list[dict[str, Any]] | None = None
     built: float = 0.0
     stream: Outflow | None = None
+    asks: bool = False
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
@@ -209,7 +216,7 @@ class _Attempts:
         if isinstance(outcome, BaseException):
             return LMRequest(wanted, Usage(), seconds, status, self._retries)
         usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)
-        cost = self._engine.price(outcome, self._request)
+        cost = self._engine.prices.of(outcome, self._request)
         model = outcome.model or wanted
         return LMRequest(model, usage, seconds, status, self._retries, cost, outcome.finish_reason)
 
@@ -235,25 +242,9 @@ class _Engine:
         self, spec: LMSpec, provider: str | None, engine: Any, prices: tuple[str, ...] | None = None
     ) -> None:
         self.spec = spec
+        self.prices = Prices(spec, provider, prices)
         self._provider = provider
         self._engine = engine
-        self._prices = prices
-
-    def price(self, response: Any, request: Any) -> float | None:
-        """US dollars by DSPy's price map; None when the price is unknown."""
-        if self._provider == "local":
-            return 0.0  # nobody bills it
-        if self._provider is None:
-            return None
-        wanted = self.spec.model.partition("/")[2]
-        cost, _why = estimate_cost(
-            response,
-            provider=self._provider,
-            requested_model=wanted,
-            request=request,
-            namespaces=self._prices,
-        )
-        return None if cost is None else float(cost)
 
 
 def _status(error: BaseException, model: str) -> str:
@@ -274,7 +265,7 @@ class Counted(_Engine):
         scope = attempts.scope
         while True:
             try:
-                ask = scope.door.enter_from_thread(scope, self.spec, request)
+                ask = scope.door.enter_from_thread(scope, self.spec, request, self.prices.rates)
             except BaseException as error:
                 attempts.given_up(error)
                 raise
@@ -318,7 +309,7 @@ class CountedAsync(_Engine):
             try:
                 if pause:
                     await asyncio.sleep(pause)
-                ask = await scope.door.enter(scope, self.spec, request)
+                ask = await scope.door.enter(scope, self.spec, request, self.prices.rates)
             except BaseException as error:
                 attempts.given_up(error)
                 raise

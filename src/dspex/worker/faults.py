@@ -66,6 +66,9 @@ class Ended(BaseException):
 
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
     """The dspex class for a failure that keeps its own code; None for any exception of the user's code."""
+    own = _refused(error)
+    if own is not None:
+        return type(own)
     row = fault_table.find(type(error))
     if type(error) is dspy_errors.LMUnexpectedError and error.__cause__ is not None:
         # DSPy did not know what the engine had raised; the table may.
@@ -85,6 +88,12 @@ def kind_of(error: BaseException) -> type[errors.DspexError] | None:
         return errors.LMInvalidRequest
     # Not every engine knows what "payment required" means.
     return errors.LMBilling if getattr(told, "status", None) == _PAYMENT_REQUIRED else row
+
+
+def _refused(error: BaseException) -> errors.DspexError | None:
+    """Why an LM request was not sent, where that is what DSPy did not expect: a budget, a breaker."""
+    cause = error.__cause__ if type(error) is dspy_errors.LMUnexpectedError else None
+    return cause if isinstance(cause, errors.DspexError) else None
 
 
 def _as_dspy(error: BaseException) -> Any:
@@ -129,6 +138,8 @@ def _translate(error: BaseException) -> errors.DspexError:
         return error.error
     if isinstance(error, errors.DspexError):
         return error
+    if (own := _refused(error)) is not None:
+        return own
     if isinstance(error, dspy_errors.AdapterParseError):
         return _parse_error(error)
     if isinstance(error, BaseExceptionGroup):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dspex.errors import Cancelled, DspexError, PythonError, PythonTimeout
+from dspex.errors import Cancelled, DspexError, PythonError, PythonTimeout, from_wire
 from dspex.process import forks
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
@@ -158,8 +158,8 @@ class Worker:
                     running.stream.grant(more)
             case Cancel(id=number):
                 self._stop(number, Cancelled("the caller went away"))
-            case LmGo(ask=ask):
-                self._door.go(ask)
+            case LmGo(ask=ask, refused=refused):
+                self._door.go(ask, None if refused is None else from_wire(refused))
             case ToolResult():
                 self._callbacks.answered(message, blob)
             case Watch(gate=gate, on=on):
@@ -227,6 +227,7 @@ class Worker:
         scope = CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks)
         scope.messages = [] if call.debug else None
         scope.stream = running.stream
+        scope.asks = call.asks
         current.set(scope)
         waiting.set(self._waiting)
         results.set(self._results)
