@@ -134,6 +134,8 @@ class LocalPool:
         work.pool, work.tally = self, self._tally
         work.reruns_left = self._options.max_reruns
         self._tally.begin()
+        if work.trace is not None:
+            work.trace.waits()
         try:
             self._admit(work)
         except DspexError as error:
@@ -288,7 +290,7 @@ class LocalPool:
             if blob is not None:
                 blob.close()
             return
-        self._dispatch.stopped(work)
+        self._dispatch.stopped(work, answer.error["code"] if isinstance(answer, Fault) else None)
         if isinstance(answer, Result):
             queued = (work.started or work.admitted) - work.admitted
             value = answer.value if blob is None else blob

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ import msgspec
 from dspex.errors import PythonTimeout
 from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
-from dspex.types import LMRequest, LMSpec
+from dspex.types import LMRequest, LMSpec, SpanRecord
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import Chunk, ToolCall, ToolResult
 from dspex.wire.payloads import Payload
@@ -69,6 +69,28 @@ class Flow(Protocol):
         """The worker has told something."""
 
 
+class Trace(Protocol):
+    """Who traces a call. Used on the pool's loop, which it must never hold up.
+
+    Attributes:
+        content: Whether spans are to have what was said.
+    """
+
+    content: bool
+
+    def waits(self) -> None:
+        """The call waits for a worker."""
+
+    def begun(self, worker: int, pid: int) -> str:
+        """A worker has it; gives what that worker's spans belong in, empty when they are not wanted."""
+
+    def came(self, records: Sequence[SpanRecord]) -> None:
+        """Its worker has told of spans."""
+
+    def stopped(self, error: str | None) -> None:
+        """Its worker runs it no more: it has answered, or failed with this code."""
+
+
 class Lane(NamedTuple):
     """One tenant's calls with one LM.
 
@@ -122,6 +144,7 @@ class Work:
         debug: Whether its answer is to have the messages of its LM requests.
         callbacks: Its caller's functions; None when it has none to call.
         flow: Where its chunks go; None of a call that does not stream.
+        trace: Who traces it; None when nobody does.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -151,6 +174,7 @@ class Work:
     debug: bool = False
     callbacks: Callbacks | None = None
     flow: Flow | None = None
+    trace: Trace | None = None
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None

@@ -28,6 +28,7 @@ from dspex.runtime.sessions import Sessions
 from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
+from dspex.telemetry.otel import Tracing
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
@@ -49,6 +50,8 @@ _KEPT = (
     "history_tokens",
     "max_sessions",
     "max_sessions_per_tenant",
+    "traces",
+    "trace_content",
     "pools",
 )
 
@@ -77,6 +80,7 @@ class Core:
     ) -> None:
         self.bus = Bus()
         self.settings = settings
+        self.tracing = Tracing(settings.traces, content=settings.trace_content)
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))

@@ -13,6 +13,7 @@ from dspex.lm.profile import LM
 from dspex.program import described
 from dspex.program.importpath import is_path, name_of
 from dspex.runtime.caller import Caller
+from dspex.telemetry import otel
 
 #: The signature of a call that names none.
 DEFAULT_SIGNATURE = "prompt -> response"
@@ -38,6 +39,9 @@ class Question:
         is_last: Whether its outputs are those of the whole call, and not those of a stage before others.
         asked: Monotonic second at which it was asked.
         request_id: The call's name.
+        session_id: The session that it is a turn of; None without one.
+        stage: Which of several stages it is, from 1 on; 0 of a call that has one only.
+        origin: What its spans belong in: whatever was current where it was asked.
     """
 
     prompt: str | Sequence[Mapping[str, Any]] | None = None
@@ -54,6 +58,9 @@ class Question:
     is_last: bool = True
     asked: float = field(default_factory=time.monotonic)
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    session_id: str | None = None
+    stage: int = 0
+    origin: Any = field(default_factory=otel.current)
 
     def with_default(self, lm: LM | str | None) -> Question:
         """It with an LM, if it names none."""

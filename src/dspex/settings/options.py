@@ -146,6 +146,10 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         history_turns: Turns of its session that a call with a ``dspy.History`` input gets, at most; the
             newest are kept.
         history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
+        traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
+            provider. True refuses to open where the extra ``otel`` is missing.
+        trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
+            tools, generated code.
     """
 
     default_lm: str | None = None
@@ -165,6 +169,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_turn: int = 256 * KiB
     history_turns: int = 50
     history_tokens: int = 8000
+    traces: bool | None = None
+    trace_content: bool = False
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -179,6 +185,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         checks.whole_number("sandbox_memory", self.sandbox_memory, 16 * MiB, owner="Settings")
         checks.flag("allow_local_interpreter", self.allow_local_interpreter, owner="Settings")
         checks.text("store", self.store, optional=False, owner="Settings")
+        if self.traces is not None:
+            checks.flag("traces", self.traces, owner="Settings")
+        checks.flag("trace_content", self.trace_content, owner="Settings")
         for name, least in {
             "max_sessions": 1,
             "max_sessions_per_tenant": 1,

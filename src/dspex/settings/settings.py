@@ -72,6 +72,10 @@ class Settings:
         history_turns: Turns of its session that a call with a ``dspy.History`` input gets, at most; the
             newest are kept.
         history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
+        traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
+            provider. True refuses to open where the extra ``otel`` is missing.
+        trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
+            tools, generated code.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         programs: Named programs, each a mapping with the keys of ``[program.NAME]``.
@@ -107,6 +111,8 @@ class Settings:
     max_turn: int
     history_turns: int
     history_tokens: int
+    traces: bool | None
+    trace_content: bool
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     programs: Mapping[str, Mapping[str, Any]] = field(hash=False)
@@ -135,6 +141,8 @@ class Settings:
         max_turn: int | UnsetType = UNSET,
         history_turns: int | UnsetType = UNSET,
         history_tokens: int | UnsetType = UNSET,
+        traces: bool | UnsetType | None = UNSET,
+        trace_content: bool | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         programs: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
@@ -144,6 +152,7 @@ class Settings:
             default_lm, allow_modules, python, local_model, max_payload, max_result, show_unsendable,
             sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
             max_sessions, max_sessions_per_tenant, max_variable, max_turn, history_turns, history_tokens,
+            traces, trace_content,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms

@@ -30,8 +30,9 @@ from dspy.lm15 import (
 from dspy.lm15 import TimeoutError as RequestTimeout
 
 from dspex.types import LMRequest, LMSpec, Usage
-from dspex.worker import faults, listening, streamed
+from dspex.worker import faults, genai, listening, streamed
 from dspex.worker.outflow import Outflow
+from dspex.worker.spans import Span, Spans
 from dspex.worker.threads import in_thread
 
 _RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
@@ -84,6 +85,7 @@ class CallScope:
         messages: What each of its LM requests sent and got, when its caller wants to know; else None.
         built: Seconds that building its program took; 0.0 when it was there.
         stream: The way of what it tells while it runs; None of a call that does not stream.
+        spans: Its spans; None of a call that nobody traces.
     """
 
     door: Door
@@ -95,6 +97,7 @@ class CallScope:
     messages: list[dict[str, Any]] | None = None
     built: float = 0.0
     stream: Outflow | None = None
+    spans: Spans | None = None
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
@@ -128,7 +131,7 @@ class _Attempts:
         request: What is asked.
     """
 
-    __slots__ = ("_engine", "_request", "_retries", "_started", "reading", "scope")
+    __slots__ = ("_engine", "_request", "_retries", "_span", "_started", "reading", "scope")
 
     def __init__(self, engine: _Engine, request: Any) -> None:
         self.scope = scope_of_call()
@@ -137,6 +140,11 @@ class _Attempts:
         self._request = request
         self._retries = 0
         self._started = time.monotonic()
+        self._span: Span | None = None
+        if (spans := self.scope.spans) is not None:
+            stream = self.reading is not None
+            named = genai.of_request(engine.spec, request, stream=stream, content=spans.content)
+            self._span = spans.begin(*named, client=True, inside=False)
 
     def after(self, ask: int, sent: float, outcome: Any) -> float | None:
         """Settle an attempt.
@@ -160,6 +168,8 @@ class _Attempts:
         if record is not None and self.scope.stream is not None and not failed:
             self.scope.stream.usage(record.usage)
         self._leave(ask, sent, status, retry_after, record)
+        if self._span is not None:
+            genai.settle(self._span, self.scope.spans, outcome, status, self._retries, pause, record)
         if self.scope.messages is not None:
             self.scope.messages.append(_written(self._engine.spec, self._request, outcome, status))
         if pause is not None:
@@ -172,9 +182,11 @@ class _Attempts:
 
     def given_up(self, error: BaseException) -> None:
         """Record the request when it ends while it waits for its next attempt."""
+        status = _status(error, self._engine.spec.model)
         if self._retries:
-            status = _status(error, self._engine.spec.model)
             self._leave(0, None, status, None, self._record(error, status))
+        if self._span is not None:
+            self._span.end(status)
 
     def _leave(
         self, ask: int, sent: float | None, status: str, retry_after: float | None, record: LMRequest | None

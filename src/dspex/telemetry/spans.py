@@ -1,0 +1,189 @@
+"""The spans of one call: its own, its wait, its runs, and what its workers tell of what went on in them."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as contexts
+from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+
+from dspex.types import SpanRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
+
+# More than a worker tells of one call; what comes on top is not believed.
+_MOST = 5000
+_FAILED = Status(StatusCode.ERROR)
+
+
+class CallSpans:
+    """The spans of one call, from when it was asked to its one end. Used on the runtime's loop.
+
+    Args:
+        tracer: Makes them.
+        parent: What they belong in.
+        name: The call's name.
+        attributes: What is known of it.
+        started: Monotonic second at which it was asked.
+        content: Whether its worker is to tell what was said.
+
+    Attributes:
+        content: As given.
+        recording: Whether anybody keeps them.
+        within: What belongs in it is given this.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        parent: Context | None,
+        name: str,
+        attributes: Mapping[str, Any],
+        started: float,
+        *,
+        content: bool,
+    ) -> None:
+        self.content = content
+        self._tracer = tracer
+        self._offset = time.time_ns() - time.monotonic_ns()
+        self._call = tracer.start_span(
+            name, parent, attributes=_known(attributes), start_time=self._at(started)
+        )
+        self.recording = self._call.is_recording()
+        self.within = set_span_in_context(self._call, parent)
+        self._waits: float | None = None
+        self._attempt = 0
+        self._run: Span | None = None
+        self._told: dict[int, Span] = {}
+        self._going: set[int] = set()
+        self._ended = False
+
+    # What the pool tells; see ``pool.work.Trace``
+
+    def waits(self) -> None:
+        """It waits for a worker."""
+        self._waits = time.monotonic()
+
+    def begun(self, worker: int, pid: int) -> str:
+        """A worker has it.
+
+        Returns:
+            What that worker's spans belong in; empty when nobody keeps them.
+        """
+        self._end_wait(None)
+        self._attempt += 1
+        said = {"dspex.worker": worker, "dspex.worker.pid": pid, "dspex.attempt": self._attempt}
+        self._run = self._start("run", self.within, said, time.monotonic())
+        run = self._run.get_span_context()
+        return f"00-{run.trace_id:032x}-{run.span_id:016x}-{run.trace_flags:02x}" if self.recording else ""
+
+    def came(self, records: Sequence[SpanRecord]) -> None:
+        """Its worker has told of spans."""
+        if self._run is None:
+            return
+        for record in sorted(records, key=_number):
+            span = self._told.get(record.number)
+            if span is None:
+                if len(self._told) >= _MOST:
+                    continue
+                within = set_span_in_context(self._told.get(record.parent, self._run), self.within)
+                kind = SpanKind.CLIENT if record.client else SpanKind.INTERNAL
+                span = self._start(record.name, within, record.attributes, record.started, kind)
+                self._told[record.number] = span
+                self._going.add(record.number)
+            else:
+                span.set_attributes(_known(record.attributes))
+            for name, when, attributes in record.events:
+                span.add_event(name, _known(attributes), self._at(when))
+            if record.ended is not None and record.number in self._going:
+                self._going.discard(record.number)
+                self._end(span, record.error, record.ended)
+
+    def stopped(self, error: str | None) -> None:
+        """Its worker runs it no more; what it had begun ends with that.
+
+        Args:
+            error: The code of why; None when it answered.
+        """
+        now = time.monotonic()
+        for number in sorted(self._going, reverse=True):
+            self._end(self._told[number], error or "cancelled", now)
+        self._told, self._going = {}, set()
+        if self._run is not None:
+            self._end(self._run, error, now)
+            self._run = None
+            if error is not None and not self._ended:
+                self._waits = now  # it may run again
+
+    def entered(self, context: contextvars.Context, number: int) -> contextvars.Context:
+        """A copy of context variables in which a span of the worker's is the current one.
+
+        Args:
+            context: What a function of the caller's is run in.
+            number: The worker's number of the span.
+        """
+        entered = context.copy()
+        span = self._told.get(number, self._run or self._call)
+        within = set_span_in_context(span, entered.run(contexts.get_current))
+        entered.run(contexts.attach, within)
+        return entered
+
+    # Its end
+
+    def end(self, error: str | None, attributes: Mapping[str, Any]) -> None:
+        """It has ended.
+
+        Args:
+            error: The code of its error; None when it has its answer.
+            attributes: What is known of it by now.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        self.stopped(error)
+        if self._waits is not None and error is not None:
+            self._end_wait(error)
+        self._call.set_attributes(_known(attributes))
+        self._end(self._call, error, time.monotonic())
+
+    def _end_wait(self, error: str | None) -> None:
+        if self._waits is not None:
+            span = self._start("queue", self.within, {}, self._waits)
+            self._end(span, error, time.monotonic())
+            self._waits = None
+
+    def _start(
+        self,
+        name: str,
+        within: Context,
+        attributes: Mapping[str, Any],
+        started: float,
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> Span:
+        return self._tracer.start_span(
+            name, within, kind, attributes=_known(attributes), start_time=self._at(started)
+        )
+
+    def _end(self, span: Span, error: str | None, ended: float) -> None:
+        if error is not None:
+            # No description: what an error says may be what a model or a caller has said.
+            span.set_status(_FAILED)
+            span.set_attribute("error.type", error)
+        span.end(self._at(ended))
+
+    def _at(self, second: float) -> int:
+        """Nanoseconds since the epoch of a second on the machine's monotonic clock."""
+        return int(second * 1e9) + self._offset
+
+
+def _number(record: SpanRecord) -> int:
+    return record.number
+
+
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
