@@ -239,6 +239,7 @@ class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
         idempotent: Whether calling it twice does no more than calling it once.
         fatal: Whether its failure ends the call, instead of being told to the model.
         approve: Whether each call of it is put to the caller first.
+        mcp: Whether it is a tool of an MCP server, which the caller calls.
     """
 
     name: str
@@ -249,6 +250,7 @@ class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
     idempotent: bool = False
     fatal: bool = False
     approve: bool = False
+    mcp: bool = False
 
 
 class SandboxRules(msgspec.Struct, frozen=True, array_like=True):

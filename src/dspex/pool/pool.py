@@ -225,6 +225,8 @@ class LocalPool:
             self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         else:
             work.started = None
+            if work.trace is not None:
+                work.trace.waits()
             self._deadlines.arm(work)
             self._dispatch.put_back(work)
 

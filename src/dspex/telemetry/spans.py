@@ -117,8 +117,6 @@ class CallSpans:
         if self._run is not None:
             self._end(self._run, error, now)
             self._run = None
-            if error is not None and not self._ended:
-                self._waits = now  # it may run again
 
     def entered(self, context: contextvars.Context, number: int) -> contextvars.Context:
         """A copy of context variables in which a span of the worker's is the current one.

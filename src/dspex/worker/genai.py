@@ -158,8 +158,9 @@ def of_tool(spec: ToolSpec, arguments: Mapping[str, Any], *, content: bool) -> t
     said: dict[str, Any] = {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": spec.name,
-        "gen_ai.tool.type": "function",
-        "dspex.tool.origin": "caller" if spec.path is None else "worker",
+        # What is run on this side and reaches out by itself is an extension there.
+        "gen_ai.tool.type": "extension" if spec.mcp else "function",
+        "dspex.tool.origin": "mcp" if spec.mcp else "caller" if spec.path is None else "worker",
     }
     if content:
         said["gen_ai.tool.description"] = spec.description
@@ -187,7 +188,10 @@ def of_module(
 ) -> tuple[str, dict[str, Any]]:
     """Name and attributes of a module's run."""
     kind = _kind(instance)
-    said: dict[str, Any] = {"dspex.module": f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"}
+    path, name = kind.__module__, kind.__qualname__
+    said: dict[str, Any] = {
+        "dspex.module": f"dspy.{name}" if path.startswith("dspy.") else f"{path}:{name}",
+    }
     name = f"module {kind.__name__}"
     if isinstance(instance, _AGENTS):
         said |= {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": kind.__name__}
