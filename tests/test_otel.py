@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 import dspex
-from tests.agents import react
+from tests.agents import Act, react
 from tests.mcp_servers import __file__ as mcp_server
 from tests.provider import Provider, echo, fault, fields, sequence
 from tests.tracing import Kept, attributes, kept
@@ -30,15 +30,29 @@ def provider() -> Iterator[Provider]:
         yield opened
 
 
+KEY = "sk-canary-key"
+
+
+def opened(provider: Provider, *, content: bool) -> dspex.Runtime:
+    retry = dspex.Retry(attempts=2, wait=0.01)
+    lm = dspex.LM("openai/gpt-x", api_key=KEY, base_url=provider.base_url, max_tokens=500, retry=retry)
+    settings = dspex.Settings(
+        file=False, allow_modules=["tests.agent_tools", "tests.programs"], trace_content=content
+    )
+    return dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)}, settings=settings)
+
+
 @pytest.fixture(scope="module")
 def runtime(provider: Provider) -> Iterator[dspex.Runtime]:
-    lm = dspex.LM(
-        "openai/gpt-x", base_url=provider.base_url, max_tokens=500, retry=dspex.Retry(attempts=2, wait=0.01)
-    )
-    settings = dspex.Settings(file=False, allow_modules=["tests.agent_tools", "tests.programs"])
-    options = dspex.PoolOptions(workers=1)
-    with dspex.Runtime(lm, pools={"general": options}, settings=settings) as opened:
-        yield opened
+    with opened(provider, content=False) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def telling(provider: Provider) -> Iterator[dspex.Runtime]:
+    """One that tells what was said."""
+    with opened(provider, content=True) as runtime:
+        yield runtime
 
 
 @pytest.fixture
@@ -165,28 +179,26 @@ def test_names_are_those_of_the_conventions(
     assert {name for name in said if not name.startswith("dspex.")} <= known
 
 
-def test_what_was_said_is_told_only_when_it_is_asked_for(provider: Provider, spans: Kept) -> None:
+def test_what_was_said_is_told_only_when_it_is_asked_for(
+    adapter: dspex.DSPyAdapter, telling: dspex.Runtime, provider: Provider, spans: Kept
+) -> None:
     """If this failed, prompts would be in traces of those who did not want them, or of nobody."""
 
     def look(place: str) -> dict[str, str]:
         return {"found": f"sesame in {place}"}
 
-    def ask(runtime: dspex.Runtime) -> str:
+    def ask(adapter: dspex.DSPyAdapter) -> str:
         spans.clear()
         provider.reply = react([("look", {"place": "canary Rome"})])
-        options = {"module": "ReAct", "signature": SIGNATURE, "tools": [look]}
-        with runtime:
-            runtime.adapter().generate("canary q", **options)  # type: ignore[arg-type]
+        adapter.generate("canary q", module="ReAct", signature=SIGNATURE, tools=[look])
         return repr([(span.name, attributes(span), span.events, span.status) for span in spans.all])
 
-    lm = dspex.LM("openai/gpt-x", api_key="sk-canary-key", base_url=provider.base_url)
-    pools = {"general": dspex.PoolOptions(workers=1)}
-    said = ask(dspex.Runtime(lm, pools=pools, settings=dspex.Settings(file=False)))
+    said = ask(adapter)
     assert "execute_tool look" in said
     assert not [word for word in ("canary", "sesame", "Rome") if word in said]
 
-    said = ask(dspex.Runtime(lm, pools=pools, settings=dspex.Settings(file=False, trace_content=True)))
-    assert "sk-canary-key" not in said
+    said = ask(telling.adapter())
+    assert KEY not in said
     tool, agent = attributes(spans.one("execute_tool look")), attributes(spans.one("invoke_agent ReAct"))
     assert json.loads(tool["gen_ai.tool.call.arguments"]) == {"place": "canary Rome"}
     assert json.loads(tool["gen_ai.tool.call.result"]) == {"found": "sesame in canary Rome"}
@@ -249,7 +261,12 @@ def test_a_tool_that_fails_says_with_what(
         dspex.Tool(strict, approve=lambda _: dspex.Deny("no")),
         dspex.Tool("tests.agent_tools:broken", name="other"),
     ]
-    acts = [("broken", {"text": "x"}), ("broken", {"wrong": 1}), ("strict", {"number": 1}), ("other", {})]
+    acts: list[Act] = [
+        ("broken", {"text": "x"}),
+        ("broken", {"wrong": 1}),
+        ("strict", {"number": 1}),
+        ("other", {}),
+    ]
     provider.reply = react(acts)
     adapter.generate("q", module="ReAct", signature=SIGNATURE, tools=tools)
     assert [failed(span) for span in spans.named("execute_tool broken")] == ["LookupError", "tool_error"]
@@ -331,17 +348,14 @@ def test_programs_of_the_users_own_are_traced(adapter: dspex.DSPyAdapter, spans:
     assert said == {"dspex.module": "tests.programs:Router"}
 
 
-def test_pictures_are_told_of_and_not_shown(provider: Provider, spans: Kept) -> None:
+def test_pictures_are_told_of_and_not_shown(telling: dspex.Runtime, provider: Provider, spans: Kept) -> None:
     """If this failed, a picture would be in a span as megabytes of text."""
     provider.reply = lambda _: fields(order={"item": "tea", "count": 2})
-    settings = dspex.Settings(file=False, trace_content=True)
-    lm = dspex.LM("openai/gpt-x", base_url=provider.base_url)
-    with dspex.Runtime(lm, pools={"general": dspex.PoolOptions(workers=1)}, settings=settings) as runtime:
-        picture = dspex.Image.from_bytes(b"\x89PNG" * 1000, mime_type="image/png")
-        runtime.adapter().generate(
-            signature="picture: dspy.Image, text -> order: dict[str, Any]",
-            inputs={"picture": picture, "text": "x" * 100_000},
-        )
+    picture = dspex.Image.from_bytes(b"\x89PNG" * 1000, mime_type="image/png")
+    telling.adapter().generate(
+        signature="picture: dspy.Image, text -> order: dict[str, Any]",
+        inputs={"picture": picture, "text": "x" * 100_000},
+    )
     said = attributes(spans.one("module Predict"))
     assert json.loads(said["dspex.outputs"]) == {"order": {"item": "tea", "count": 2}}
     assert json.loads(said["dspex.inputs"])["picture"] == "<Image>"

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from dspex.errors import DspexError, WorkerLost
+from dspex.errors import DspexError, PythonTimeout, WorkerLost
 from dspex.pool import endings
 from dspex.pool.handle import WorkerHandle
 from dspex.pool.queue import Queue
@@ -164,5 +164,5 @@ class Dispatch:
         works = list(worker.in_flight.values())
         worker.in_flight.clear()
         for work in works:
-            self.stopped(work, WorkerLost.code)
+            self.stopped(work, PythonTimeout.code if work.overdue else WorkerLost.code)
         return works

@@ -148,7 +148,7 @@ class WorkerCallbacks:
             beside = args if isinstance(args, Blob) else None
             sent = NOTHING if isinstance(args, Blob) else msgspec.Raw(args)
             if scope.spans is not None:
-                scope.spans.flush()  # whoever calls the function knows then what it is called in
+                scope.spans.flush()  # so that it is known there what the function is called in
             self._send(ToolCall(scope.call, number, tool, sent, within), beside)
             return await answer
         finally:

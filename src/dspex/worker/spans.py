@@ -127,8 +127,9 @@ class Spans:
 
     @contextmanager
     def span(self, name: str, attributes: dict[str, Any]) -> Iterator[Span]:
-        """A span that ends with its block, and fails with it."""
+        """A span that is told at once, ends with its block, and fails with it."""
         span = self.begin(name, attributes)
+        self.tell_now()
         try:
             yield span
         except BaseException as error:
@@ -144,10 +145,17 @@ class Spans:
             first = not self._untold
             self._untold.append(record)
         if first:
-            if threading.get_ident() == self._thread:
-                self._wait()
-            else:
-                self._loop.call_soon_threadsafe(self._wait)
+            self._on_loop(self._wait)
+
+    def tell_now(self) -> None:
+        """Have the supervisor know at once, before something that may end this process."""
+        self._on_loop(self.flush)
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        if threading.get_ident() == self._thread:
+            function()
+        else:
+            self._loop.call_soon_threadsafe(function)
 
     def _wait(self) -> None:
         if self._timer is None:

@@ -282,7 +282,9 @@ def _begun(spec: ToolSpec, arguments: dict[str, Any]) -> _Begun:
         scope.stream.tool_call(spec.name, arguments)
     if (spans := scope.spans) is None:
         return _Begun()
-    return _Begun(span=spans.begin(*genai.of_tool(spec, arguments, content=spans.content)))
+    begun = _Begun(span=spans.begin(*genai.of_tool(spec, arguments, content=spans.content)))
+    spans.tell_now()
+    return begun
 
 
 def _settle(spec: ToolSpec, arguments: dict[str, Any], begun: _Begun, returned: Returned) -> Any:
