@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import opentelemetry.semconv._incubating.attributes as conventions
@@ -14,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 import dspex
+from dspex.worker.genai import PARAMETERS
 from tests.agents import Act, react
 from tests.mcp_servers import __file__ as mcp_server
 from tests.provider import Provider, echo, fault, fields, sequence
@@ -22,6 +25,8 @@ from tests.tracing import Kept, attributes, kept
 pytestmark = pytest.mark.anyio
 
 SIGNATURE = "question -> answer"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "tracing.md"
+SOURCES = Path(dspex.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,7 @@ def telling(provider: Provider) -> Iterator[dspex.Runtime]:
 def spans() -> Iterator[Kept]:
     with kept() as found:
         yield found
+        is_documented(found)
 
 
 @pytest.fixture
@@ -66,6 +72,27 @@ def adapter(provider: Provider, runtime: dspex.Runtime, spans: Kept) -> dspex.DS
     provider.reply = lambda _: echo()
     provider.requests.clear()
     return runtime.adapter()
+
+
+def documented(column: int) -> set[str]:
+    """What stands between backquotes in the tables of the page about traces; 0 is all of a row."""
+    rows = [row.split("|") for row in PAGE.read_text().splitlines() if row.startswith("| `")]
+    return {
+        name for row in rows for name in re.findall("`([^`]+)`", "|".join(row) if not column else row[column])
+    }
+
+
+def is_documented(spans: Kept) -> None:
+    """What was traced is on the page about traces."""
+    kinds = {name.partition(" ")[0] for name in documented(1)}
+    ours = [
+        span
+        for span in spans.all
+        if span.instrumentation_scope and span.instrumentation_scope.name == "dspex"
+    ]
+    assert {span.name.partition(" ")[0] for span in ours} <= kinds
+    said = {name for span in ours for name in attributes(span)}
+    assert said <= documented(0), said - documented(0)
 
 
 def failed(span: ReadableSpan) -> Any:
@@ -362,3 +389,30 @@ def test_pictures_are_told_of_and_not_shown(telling: dspex.Runtime, provider: Pr
     asked = attributes(spans.one(CHAT))["gen_ai.input.messages"]
     assert {part["type"] for part in json.loads(asked)[0]["parts"]} == {"text", "image"}
     assert len(asked) < 50_000
+
+
+def test_a_request_says_what_it_was_asked_with(
+    adapter: dspex.DSPyAdapter, provider: Provider, spans: Kept
+) -> None:
+    """If this failed, a trace would not show why a model answered so, whose call it was or its price."""
+    asked = {"temperature": 0.5, "top_p": 0.9, "seed": 3, "frequency_penalty": 0.1, "presence_penalty": 0.2}
+    lm = dspex.LM("openai/gpt-4o-mini", base_url=provider.base_url, api_key=KEY, stop=["END"], **asked)  # type: ignore[arg-type]
+    got = adapter.generate("q", signature=SIGNATURE, lm=lm, tenant="acme")
+    said = attributes(spans.one("chat gpt-4o-mini"))
+    assert {name: said[f"gen_ai.request.{name}"] for name in asked} == asked
+    assert said["gen_ai.request.stop_sequences"] == ("END",)
+    assert said["dspex.lm.cost"] == got.cost
+    assert attributes(spans.one("call dspy.Predict"))["dspex.tenant"] == "acme"
+
+
+def test_every_documented_attribute_exists() -> None:
+    """If this failed, the page about traces would promise what no span has."""
+    sources = "".join(file.read_text() for file in SOURCES.rglob("*.py"))
+    names = {
+        name
+        for name in documented(0)
+        if name.count(".") and name.split(".")[0] in {"gen_ai", "dspex", "server", "error"}
+    }
+    assert len(names) > 50
+    lacking = {name for name in names if f'"{name}"' not in sources}
+    assert {name.removeprefix("gen_ai.request.") for name in lacking} <= set(PARAMETERS)

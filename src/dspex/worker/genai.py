@@ -32,7 +32,8 @@ _PROVIDERS = {
 _AGENTS = (dspy.ReAct, dspy.CodeAct, dspy.RLM, *([dspy.ReActV2] if hasattr(dspy, "ReActV2") else []))
 # Characters of one text; a span is no place for a book.
 _LONGEST = 20_000
-_PARAMETERS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
+#: What of a request is told as ``gen_ai.request.NAME``.
+PARAMETERS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
 
 # LM requests
@@ -47,7 +48,7 @@ def of_request(spec: LMSpec, request: Any, *, stream: bool, content: bool) -> tu
         "gen_ai.provider.name": _PROVIDERS.get(provider, provider),
         "gen_ai.request.model": model or spec.asked,
     }
-    for name in _PARAMETERS:
+    for name in PARAMETERS:
         value = getattr(config, name, None)
         if isinstance(value, int | float):
             said[f"gen_ai.request.{name}"] = value
