@@ -26,6 +26,7 @@ from bench import (
     sandbox,
     sessions,
     tools,
+    traces,
     warmth,
 )
 from bench.measure import Row, write
@@ -45,6 +46,7 @@ SUITES = {
     "warmth": warmth.rows,
     "sessions": sessions.rows,
     "batches": batches.rows,
+    "traces": traces.rows,
 }
 
 
