@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 import dspex
 from dspex.pool.callbacks import CallbackRoute
 from dspex.telemetry.otel import Tracing
+from dspex.testing import InProcessRuntime, ScriptedLM
 from dspex.wire.messages import Spans
 from tests.agents import react
 from tests.processes import lines, until
@@ -44,7 +45,9 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture(scope="module")
 def runtime(provider: Provider) -> Iterator[dspex.Runtime]:
     lm = dspex.LM("openai/x", base_url=provider.base_url, adapter="tests.deadly:Deadly")
-    settings = dspex.Settings(file=False, allow_modules=["tests.agent_tools", "tests.deadly"])
+    settings = dspex.Settings(
+        file=False, allow_modules=["tests.agent_tools", "tests.deadly", "tests.programs"]
+    )
     with dspex.Runtime(lm, pools=GENERAL, settings=settings) as opened:
         yield opened
 
@@ -103,6 +106,41 @@ async def test_a_runtime_on_the_callers_loop_is_traced_too(provider: Provider, s
             await runtime.adapter().agenerate("q", signature=SIGNATURE)
     [tree] = spans.trees()
     assert names(tree, 2) == ["request", ["call dspy.Predict", ["queue"], ["run"]]]
+
+
+def test_the_bridges_calls_are_traced(
+    adapter: dspex.DSPyAdapter, runtime: dspex.Runtime, spans: Kept
+) -> None:
+    """If this failed, calls by the names of the original would be missing in traces."""
+    with trace.get_tracer("app").start_as_current_span("request"):
+        runtime.pool("general").execute("run", {"signature": SIGNATURE, "inputs": {"question": "q"}})
+    [tree] = spans.trees()
+    assert names(tree, 2) == ["request", ["call dspy.Predict", ["queue"], ["run"]]]
+
+
+def test_a_runtime_without_processes_is_traced_alike(provider: Provider, spans: Kept) -> None:
+    """If this failed, tests with `InProcessRuntime` could not look at traces."""
+    with (
+        ScriptedLM(["a"]) as scripted,
+        InProcessRuntime(scripted) as runtime,
+        trace.get_tracer("app").start_as_current_span("request"),
+    ):
+        runtime.adapter().generate("q", signature=SIGNATURE)
+    [tree] = spans.trees()
+    assert names(tree, 2) == ["request", ["call dspy.Predict", ["queue"], ["run"]]]
+    assert len(spans.named("module Predict")) == 1
+
+
+def test_what_programs_do_in_threads_is_within_them(
+    runtime: dspex.Runtime, provider: Provider, spans: Kept
+) -> None:
+    """If this failed, the requests of `dspy.Parallel` would be beside the program that makes them."""
+    provider.reply = lambda _: echo()
+    lm = dspex.LM("openai/x", base_url=provider.base_url)
+    runtime.adapter(lm=lm).generate("q", module="tests.programs:Nested")
+    [(_, [_, (_, programs)])] = spans.trees()
+    assert len(programs) == 1
+    assert len(spans.named("chat x")) > 1
 
 
 # Where nobody wants spans

@@ -82,7 +82,7 @@ class Trace(Protocol):
         """The call waits for a worker."""
 
     def begun(self, worker: int, pid: int) -> str:
-        """A worker has it; gives what that worker's spans belong in, empty when they are not wanted."""
+        """A worker has it; gives what that worker's spans belong in, as W3C's ``traceparent``."""
 
     def came(self, records: Sequence[SpanRecord]) -> None:
         """Its worker has told of spans."""

@@ -34,7 +34,6 @@ class CallSpans:
 
     Attributes:
         content: As given.
-        recording: Whether anybody keeps them.
         within: What belongs in it is given this.
     """
 
@@ -54,7 +53,6 @@ class CallSpans:
         self._call = tracer.start_span(
             name, parent, attributes=_known(attributes), start_time=self._at(started)
         )
-        self.recording = self._call.is_recording()
         self.within = set_span_in_context(self._call, parent)
         self._waits: float | None = None
         self._attempt = 0
@@ -73,14 +71,16 @@ class CallSpans:
         """A worker has it.
 
         Returns:
-            What that worker's spans belong in; empty when nobody keeps them.
+            What that worker's spans belong in, as W3C's ``traceparent``.
         """
         self._end_wait(None)
         self._attempt += 1
         said = {"dspex.worker": worker, "dspex.worker.pid": pid, "dspex.attempt": self._attempt}
         self._run = self._start("run", self.within, said, time.monotonic())
         run = self._run.get_span_context()
-        return f"00-{run.trace_id:032x}-{run.span_id:016x}-{run.trace_flags:02x}" if self.recording else ""
+        if not run.is_valid:
+            return ""
+        return f"00-{run.trace_id:032x}-{run.span_id:016x}-{run.trace_flags:02x}"
 
     def came(self, records: Sequence[SpanRecord]) -> None:
         """Its worker has told of spans."""

@@ -42,6 +42,7 @@ class Call(Message, frozen=True, tag="call"):
         debug: Whether the answer is to have the messages of its LM requests.
         credit: How many deltas it may send before it gets more ``Credit``; None of one that does not stream.
         trace: The span that its spans belong in, as W3C's ``traceparent``; empty when nobody wants any.
+            Those of one that is not sampled are not gathered.
         trace_content: Whether spans are to have what was said.
     """
 

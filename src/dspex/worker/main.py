@@ -48,7 +48,7 @@ from dspex.worker.lms import LMs
 from dspex.worker.outflow import Outflow
 from dspex.worker.programs import Programs
 from dspex.worker.sandbox import choose
-from dspex.worker.spans import Spans, join
+from dspex.worker.spans import Spans, is_sampled, join
 from dspex.worker.threads import Shared, waiting
 
 _log = logging.getLogger("dspex.worker")
@@ -228,9 +228,9 @@ class Worker:
         scope = CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks)
         scope.messages = [] if call.debug else None
         scope.stream = running.stream
-        if call.trace:
+        if is_sampled(call.trace):
             scope.spans = Spans(call.id, self._channel.send, content=call.trace_content)
-            join(call.trace)
+        join(call.trace)
         current.set(scope)
         waiting.set(self._waiting)
         results.set(self._results)

@@ -121,9 +121,10 @@ class Spans:
             inside: Whether what this code begins before its end is in it.
         """
         number = next(self._numbers)
+        span = Span(self, number if number <= MOST else 0, name, attributes, client=client, inside=inside)
         if not self._outermost:
-            self._outermost = number
-        return Span(self, number if number <= MOST else 0, name, attributes, client=client, inside=inside)
+            self._outermost = span.number
+        return span
 
     @contextmanager
     def span(self, name: str, attributes: dict[str, Any]) -> Iterator[Span]:
@@ -195,9 +196,14 @@ def error_type(error: BaseException) -> str:
     return type(error).__qualname__ if kind is None else kind.code
 
 
+def is_sampled(trace: str) -> bool:
+    """Whether anybody keeps the spans of a call, by its ``traceparent``."""
+    return bool(trace) and bool(int(trace[-2:], 16) & 1)
+
+
 def join(trace: str) -> None:
     """Have what the program itself traces, with OpenTelemetry in this worker, belong to the call's trace."""
-    if "opentelemetry.trace" not in sys.modules:
+    if not trace or "opentelemetry.trace" not in sys.modules:
         return
     from opentelemetry import context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
