@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +12,18 @@ import opentelemetry.semconv._incubating.attributes as conventions
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind
 
 import dspex
 from dspex.worker.genai import PARAMETERS
 from tests.agents import Act, react
 from tests.mcp_servers import __file__ as mcp_server
 from tests.provider import Provider, echo, fault, fields, sequence
-from tests.tracing import Kept, attributes, kept
+from tests.tracing import Kept, attributes, documented, failed, is_documented, kept
 
 pytestmark = pytest.mark.anyio
 
 SIGNATURE = "question -> answer"
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "tracing.md"
 SOURCES = Path(dspex.__file__).parent
 
 
@@ -72,34 +70,6 @@ def adapter(provider: Provider, runtime: dspex.Runtime, spans: Kept) -> dspex.DS
     provider.reply = lambda _: echo()
     provider.requests.clear()
     return runtime.adapter()
-
-
-def documented(column: int) -> set[str]:
-    """What stands between backquotes in the tables of the page about traces; 0 is all of a row."""
-    rows = [row.split("|") for row in PAGE.read_text().splitlines() if row.startswith("| `")]
-    return {
-        name for row in rows for name in re.findall("`([^`]+)`", "|".join(row) if not column else row[column])
-    }
-
-
-def is_documented(spans: Kept) -> None:
-    """What was traced is on the page about traces."""
-    kinds = {name.partition(" ")[0] for name in documented(1)}
-    ours = [
-        span
-        for span in spans.all
-        if span.instrumentation_scope and span.instrumentation_scope.name == "dspex"
-    ]
-    assert {span.name.partition(" ")[0] for span in ours} <= kinds
-    said = {name for span in ours for name in attributes(span)}
-    assert said <= documented(0), said - documented(0)
-
-
-def failed(span: ReadableSpan) -> Any:
-    """What a span failed with; None when it did not."""
-    assert (span.status.status_code is StatusCode.ERROR) == ("error.type" in attributes(span))
-    assert span.status.description is None
-    return attributes(span).get("error.type")
 
 
 def starts_and_ends_within(inner: ReadableSpan, outer: ReadableSpan) -> bool:
@@ -364,6 +334,9 @@ async def test_streams_and_batches_are_traced(adapter: dspex.DSPyAdapter, spans:
     assert items == [streamed, streamed]
     assert attributes(spans.one("batch")) == {"dspex.batch.items": 2}
     assert [attributes(span).get("gen_ai.request.stream") for span in spans.named(CHAT)] == [True, None, None]
+    first, *others = (attributes(span) for span in spans.named(CHAT))
+    assert first["gen_ai.response.time_to_first_chunk"] > 0
+    assert not [said for said in others if "gen_ai.response.time_to_first_chunk" in said]
 
 
 def test_programs_of_the_users_own_are_traced(adapter: dspex.DSPyAdapter, spans: Kept) -> None:

@@ -27,8 +27,7 @@ from dspex.wire.messages import Spans
 from tests.agents import react
 from tests.processes import lines, until
 from tests.provider import Provider, echo, hanging
-from tests.test_otel import failed
-from tests.tracing import Collector, Kept, Tree, attributes, kept, provided
+from tests.tracing import Collector, Kept, Tree, attributes, failed, is_documented, kept, provided
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +55,7 @@ def runtime(provider: Provider) -> Iterator[dspex.Runtime]:
 def spans() -> Iterator[Kept]:
     with kept() as found:
         yield found
+        is_documented(found)
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
@@ -16,8 +18,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from opentelemetry.util._once import Once
 
+#: The page that tells of traces.
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "tracing.md"
 #: A span and what is in it, by name.
 Tree = tuple[str, list[Any]]
 
@@ -85,6 +90,34 @@ def kept() -> Iterator[Kept]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     with provided(provider):
         yield Kept(exporter)
+
+
+def failed(span: ReadableSpan) -> Any:
+    """What a span failed with; None when it did not."""
+    assert (span.status.status_code is StatusCode.ERROR) == ("error.type" in attributes(span))
+    assert span.status.description is None
+    return attributes(span).get("error.type")
+
+
+def documented(column: int) -> set[str]:
+    """What stands between backquotes in the tables of the page about traces; 0 is all of a row."""
+    rows = [row.split("|") for row in PAGE.read_text().splitlines() if row.startswith("| `")]
+    return {
+        name for row in rows for name in re.findall("`([^`]+)`", "|".join(row) if not column else row[column])
+    }
+
+
+def is_documented(spans: Kept) -> None:
+    """What was traced is on the page about traces."""
+    kinds = {name.partition(" ")[0] for name in documented(1)}
+    ours = [
+        span
+        for span in spans.all
+        if span.instrumentation_scope and span.instrumentation_scope.name == "dspex"
+    ]
+    assert {span.name.partition(" ")[0] for span in ours} <= kinds
+    said = {name for span in ours for name in attributes(span)}
+    assert said <= documented(0), said - documented(0)
 
 
 class Collector:

@@ -169,6 +169,8 @@ class _Attempts:
             self.scope.stream.usage(record.usage)
         self._leave(ask, sent, status, retry_after, record)
         if self._span is not None:
+            if self.reading is not None and self.reading.began is not None:
+                self._span.set(**{"gen_ai.response.time_to_first_chunk": self.reading.began - sent})
             genai.settle(self._span, self.scope.spans, outcome, status, self._retries, pause, record)
         if self.scope.messages is not None:
             self.scope.messages.append(_written(self._engine.spec, self._request, outcome, status))
