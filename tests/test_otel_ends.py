@@ -15,7 +15,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
@@ -174,6 +174,45 @@ def test_traces_that_are_asked_for_and_cannot_be_had_are_refused(monkeypatch: py
     assert Tracing(None).tracer() is None  # and it is missed by nobody else
 
 
+class Faulty(SpanProcessor):
+    """Raises, at the begin and at the end of each span or at one of them."""
+
+    def __init__(self, when: str) -> None:
+        self._when = when
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if "start" in self._when:
+            raise LookupError("start")
+
+    def on_end(self, span: Any) -> None:
+        if "end" in self._when:
+            raise LookupError("end")
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_a_processor_that_raises_costs_no_call(
+    when: str, adapter: dspex.DSPyAdapter, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If this failed, a faulty exporter would fail the calls of a service, or end its supervision."""
+
+    def look() -> str:
+        return "something"
+
+    tracers = TracerProvider()
+    tracers.add_span_processor(Faulty(when))
+    provider.reply = react([("look", {})])
+    with provided(tracers):
+        for _ in range(2):
+            assert adapter.generate("q", module="ReAct", signature=SIGNATURE, tools=[look]).answer
+        with adapter.stream("q", module="ReAct", signature=SIGNATURE, tools=[look]) as stream:
+            assert list(stream)
+        assert [
+            outcome.ok for outcome in adapter.batch(["a"], module="ReAct", signature=SIGNATURE, tools=[look])
+        ]
+    told = [record for record in caplog.records if record.name == "dspex.telemetry"]
+    assert len(told) <= 1
+
+
 # How calls end
 
 
@@ -266,7 +305,7 @@ _OWN = """
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 provider = TracerProvider(resource=Resource({"service.name": "worker"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from dspex.telemetry.spans import CallSpans
+
+_log = logging.getLogger("dspex.telemetry")
 
 
 def current() -> Context | None:
@@ -49,6 +52,9 @@ class Tracing:
             there can be one.
         content: Whether spans have what was said.
 
+    Attributes:
+        failed: How many times the application's tracer provider raised, which costs no call anything.
+
     Raises:
         InvalidOption: It is wanted, and OpenTelemetry is not installed.
     """
@@ -56,6 +62,7 @@ class Tracing:
     def __init__(self, wanted: bool | None = None, *, content: bool = False) -> None:
         self._wanted = wanted
         self._content = content
+        self.failed = 0
         self._made: tuple[Any, Tracer] | None = None
         if wanted:
             try:
@@ -94,7 +101,16 @@ class Tracing:
             return None
         from dspex.telemetry.spans import CallSpans
 
-        return CallSpans(tracer, parent, name, attributes, started, content=self._content)
+        try:
+            return CallSpans(self._failure, tracer, parent, name, attributes, started, content=self._content)
+        except Exception:  # noqa: BLE001 (a sampler or a processor is code of the application's)
+            self._failure()
+            return None
+
+    def _failure(self) -> None:
+        self.failed += 1
+        if self.failed == 1:
+            _log.exception("a span was lost: the application's tracer provider failed; this is told once")
 
     @contextmanager
     def block(

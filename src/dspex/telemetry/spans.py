@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from opentelemetry import context as contexts
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
@@ -16,15 +17,32 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
+P = ParamSpec("P")
+R = TypeVar("R")
 # More than a worker tells of one call; what comes on top is not believed.
 _MOST = 5000
 _FAILED = Status(StatusCode.ERROR)
+
+
+def _guarded(method: Callable[Concatenate[CallSpans, P], R]) -> Callable[Concatenate[CallSpans, P], R | None]:
+    """A step that costs a call nothing when a sampler or a processor of the application's fails."""
+
+    @functools.wraps(method)
+    def guarded(self: CallSpans, /, *args: P.args, **named: P.kwargs) -> R | None:
+        try:
+            return method(self, *args, **named)
+        except Exception:  # noqa: BLE001 (it is code of the application's)
+            self.tell_failure()
+            return None
+
+    return guarded
 
 
 class CallSpans:
     """The spans of one call, from when it was asked to its one end. Used on the runtime's loop.
 
     Args:
+        tell_failure: Called within the handling of whatever making or ending a span raised.
         tracer: Makes them.
         parent: What they belong in.
         name: The call's name.
@@ -34,11 +52,13 @@ class CallSpans:
 
     Attributes:
         content: As given.
+        tell_failure: As given.
         within: What belongs in it is given this.
     """
 
     def __init__(
         self,
+        tell_failure: Callable[[], None],
         tracer: Tracer,
         parent: Context | None,
         name: str,
@@ -48,6 +68,7 @@ class CallSpans:
         content: bool,
     ) -> None:
         self.content = content
+        self.tell_failure = tell_failure
         self._tracer = tracer
         self._offset = time.time_ns() - time.monotonic_ns()
         self._call = tracer.start_span(
@@ -63,6 +84,7 @@ class CallSpans:
 
     # What the pool tells; see ``pool.work.Trace``
 
+    @_guarded
     def waits(self) -> None:
         """It waits for a worker."""
         self._waits = time.monotonic()
@@ -73,6 +95,10 @@ class CallSpans:
         Returns:
             What that worker's spans belong in, as W3C's ``traceparent``.
         """
+        return self._begun(worker, pid) or ""
+
+    @_guarded
+    def _begun(self, worker: int, pid: int) -> str:
         self._end_wait(None)
         self._attempt += 1
         said = {"dspex.worker": worker, "dspex.worker.pid": pid, "dspex.attempt": self._attempt}
@@ -82,6 +108,7 @@ class CallSpans:
             return ""
         return f"00-{run.trace_id:032x}-{run.span_id:016x}-{run.trace_flags:02x}"
 
+    @_guarded
     def came(self, records: Sequence[SpanRecord]) -> None:
         """Its worker has told of spans."""
         if self._run is None:
@@ -104,6 +131,7 @@ class CallSpans:
                 self._going.discard(record.number)
                 self._end(span, record.error, record.ended)
 
+    @_guarded
     def stopped(self, error: str | None) -> None:
         """Its worker runs it no more; what it had begun ends with that.
 
@@ -111,12 +139,13 @@ class CallSpans:
             error: The code of why; None when it answered.
         """
         now = time.monotonic()
-        for number in sorted(self._going, reverse=True):
-            self._end(self._told[number], error or "cancelled", now)
+        going = [self._told[number] for number in sorted(self._going, reverse=True)]
+        run, self._run = self._run, None
         self._told, self._going = {}, set()
-        if self._run is not None:
-            self._end(self._run, error, now)
-            self._run = None
+        for span in going:
+            self._end(span, error or "cancelled", now)
+        if run is not None:
+            self._end(run, error, now)
 
     def entered(self, context: contextvars.Context, number: int) -> contextvars.Context:
         """A copy of context variables in which a span of the worker's is the current one.
@@ -125,6 +154,10 @@ class CallSpans:
             context: What a function of the caller's is run in.
             number: The worker's number of the span.
         """
+        return self._entered(context, number) or context.copy()
+
+    @_guarded
+    def _entered(self, context: contextvars.Context, number: int) -> contextvars.Context:
         entered = context.copy()
         span = self._told.get(number, self._run or self._call)
         within = set_span_in_context(span, entered.run(contexts.get_current))
@@ -133,6 +166,7 @@ class CallSpans:
 
     # Its end
 
+    @_guarded
     def end(self, error: str | None, attributes: Mapping[str, Any]) -> None:
         """It has ended.
 
@@ -167,6 +201,7 @@ class CallSpans:
             name, within, kind, attributes=_known(attributes), start_time=self._at(started)
         )
 
+    @_guarded
     def _end(self, span: Span, error: str | None, ended: float) -> None:
         if error is not None:
             # No description: what an error says may be what a model or a caller has said.

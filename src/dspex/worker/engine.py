@@ -176,6 +176,8 @@ class _Attempts:
             self.scope.messages.append(_written(self._engine.spec, self._request, outcome, status))
         if pause is not None:
             self._retries += 1
+            if self.reading is not None:
+                self.reading.began = None
         elif failed:
             if isinstance(outcome, LM15Error):
                 outcome.model = self._engine.spec.asked  # which is shown; engines have names of their own
