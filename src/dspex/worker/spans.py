@@ -6,6 +6,7 @@ They go to the supervisor while the call runs, so that one whose worker is kille
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import threading
@@ -149,8 +150,29 @@ class Spans:
             self._on_loop(self._wait)
 
     def tell_now(self) -> None:
-        """Have the supervisor know at once, before something that may end this process."""
+        """Have the supervisor know at once."""
         self._on_loop(self.flush)
+
+    async def told(self) -> None:
+        """Wait until the supervisor can know, before something that may end this process."""
+        if threading.get_ident() == self._thread:
+            await self._flushed()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SOON):
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._flushed(), self._loop))
+
+    def told_from_thread(self) -> None:
+        """``told`` where nothing is awaited; on the worker's loop it cannot wait."""
+        if threading.get_ident() == self._thread:
+            self.flush()
+            return
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._flushed(), self._loop).result(_SOON)
+
+    async def _flushed(self) -> None:
+        self.flush()
+        await asyncio.sleep(0)  # the channel sends what came in one turn of the loop at its end
 
     def _on_loop(self, function: Callable[[], None]) -> None:
         if threading.get_ident() == self._thread:

@@ -21,7 +21,7 @@ from dspex.worker import engine, faults, genai
 from dspex.worker.allowed import load_allowed
 from dspex.worker.callbacks import CallbackFailed, Returned
 from dspex.worker.dspy_compat import ToolFailed
-from dspex.worker.spans import Span, error_type
+from dspex.worker.spans import Span, Spans, error_type
 from dspex.worker.threads import in_thread
 
 # As many frames as DSPy shows a model.
@@ -236,14 +236,17 @@ def _shown(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """When a tool was called, and the span of that in a call that is traced."""
+    """When a tool was called, and in a call that is traced the span of that, and the call's spans."""
 
     at: float = field(default_factory=time.monotonic)
     span: Span | None = None
+    spans: Spans | None = None
 
 
 async def _recorded(spec: ToolSpec, arguments: dict[str, Any], run: Callable[[dict[str, Any]], Any]) -> Any:
     begun = _begun(spec, arguments)
+    if begun.spans is not None:
+        await begun.spans.told()
     try:
         returned = await run(arguments)
     except CallbackFailed as failed:
@@ -262,6 +265,8 @@ def _recorded_blocking(
     spec: ToolSpec, arguments: dict[str, Any], run: Callable[[dict[str, Any]], Returned]
 ) -> Any:
     begun = _begun(spec, arguments)
+    if begun.spans is not None:
+        begun.spans.told_from_thread()
     try:
         returned = run(arguments)
     except CallbackFailed as failed:
@@ -282,9 +287,7 @@ def _begun(spec: ToolSpec, arguments: dict[str, Any]) -> _Begun:
         scope.stream.tool_call(spec.name, arguments)
     if (spans := scope.spans) is None:
         return _Begun()
-    begun = _Begun(span=spans.begin(*genai.of_tool(spec, arguments, content=spans.content)))
-    spans.tell_now()
-    return begun
+    return _Begun(span=spans.begin(*genai.of_tool(spec, arguments, content=spans.content)), spans=spans)
 
 
 def _settle(spec: ToolSpec, arguments: dict[str, Any], begun: _Begun, returned: Returned) -> Any:
