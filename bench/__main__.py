@@ -29,6 +29,7 @@ from bench import (
     sessions,
     streams,
     tools,
+    traces,
     warmth,
 )
 from bench.measure import Row, write
@@ -51,6 +52,7 @@ SUITES = {
     "cache": cache.rows,
     "streams": streams.rows,
     "http": served.rows,
+    "traces": traces.rows,
 }
 
 

@@ -11,7 +11,9 @@ import pytest
 import dspex
 from dspex.server.serving import check_address
 from tests.http_scene import Scene, events, serving
+from tests.processes import until
 from tests.provider import echo
+from tests.tracing import kept
 
 PROGRAMS = {"triage": {"signature": "report -> urgency", "module": "dspy.Predict"}}
 
@@ -118,3 +120,17 @@ def test_elsewhere_only_with_a_key(host: str) -> None:
         check_address(host, None)
     check_address(host, "env:KEY")
     check_address("127.0.0.1", None)
+
+
+def test_a_request_with_traceparent_is_part_of_that_trace(scene: Scene) -> None:
+    """If this failed, calls over HTTP would be traces of their own, apart from their client's."""
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = {"prompt": "q", "signature": "question -> answer"}
+    with kept() as spans:
+        assert scene.client.post("/v1/generate", json=body, headers={"traceparent": parent}).is_success
+        with scene.client.stream("POST", "/v1/stream", json=body, headers={"traceparent": parent}) as answer:
+            assert answer.read()
+        until(lambda: len(spans.named("call dspy.Predict")) == 2)
+    for span in spans.named("call dspy.Predict"):
+        assert span.parent is not None
+        assert f"{span.parent.trace_id:032x}" in parent

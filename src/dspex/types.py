@@ -259,6 +259,32 @@ class LMRequest(msgspec.Struct, frozen=True):
     finish: str | None = None
 
 
+class SpanRecord(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker tells of a span: once when it begins, if somebody has to know then, and when it ends.
+
+    Attributes:
+        number: Its number in its call.
+        parent: Number of the span that it is in; 0 is the worker's run of the call.
+        name: Its name.
+        started: When it began, on the machine's monotonic clock in seconds.
+        ended: When it ended, on the same clock; None while it goes on.
+        attributes: What is known of it by now.
+        error: What it failed with: a code, or the name of an exception's class; None when it did not.
+        events: What happened within it, each as name, second on the same clock, and attributes.
+        client: Whether it waits for another system's answer.
+    """
+
+    number: int
+    parent: int
+    name: str
+    started: float
+    ended: float | None = None
+    attributes: dict[str, Any] = {}
+    error: str | None = None
+    events: list[tuple[str, float, dict[str, Any]]] = []
+    client: bool = False
+
+
 class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
     """A tool as a worker needs it: what the model is told of it, and how it is called.
 
@@ -272,6 +298,7 @@ class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
         idempotent: Whether calling it twice does no more than calling it once.
         fatal: Whether its failure ends the call, instead of being told to the model.
         approve: Whether each call of it is put to the caller first.
+        mcp: Whether it is a tool of an MCP server, which the caller calls.
     """
 
     name: str
@@ -282,6 +309,7 @@ class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
     idempotent: bool = False
     fatal: bool = False
     approve: bool = False
+    mcp: bool = False
 
 
 class SandboxRules(msgspec.Struct, frozen=True, array_like=True):

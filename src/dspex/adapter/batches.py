@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,6 +29,7 @@ from dspex.program.document import Document
 from dspex.runtime.caller import Priority, caller
 from dspex.runtime.question import Question
 from dspex.runtime.steps import Steps
+from dspex.telemetry.otel import current, inside
 from dspex.types import Budget
 from dspex.wire.values import encode
 
@@ -110,15 +112,20 @@ class Calls:
     Args:
         adapter: The adapter.
         steps: Makes the steps of an item's call, from its prompt and its inputs.
+        within: What the spans of the calls belong in.
     """
 
-    def __init__(self, adapter: Base, steps: Callable[[Any, Any], Steps[Response]]) -> None:
+    def __init__(
+        self, adapter: Base, steps: Callable[[Any, Any], Steps[Response]], within: Any = None
+    ) -> None:
         self._adapter = adapter
         self._steps = steps
+        self._within = within
 
     async def ask(self, item: Any) -> Response:
         """See ``Asked``."""
-        return await self._adapter._atake(self._steps(*_split(item)))
+        with inside(self._within):
+            return await self._adapter._atake(self._steps(*_split(item)))
 
     def fingerprint(self, item: Any) -> str:
         """See ``Asked``."""
@@ -180,6 +187,7 @@ def opener(
     """
     _check_items(items)
     options.check()
+    origin = current()
 
     async def opened() -> Run:
         common = await whole()
@@ -197,15 +205,20 @@ def opener(
             options.max_cost,
             bar if isinstance(options.progress, bool) else options.progress,
         )
-        batch = Batch(items, Calls(adapter, steps), how, journal)
         total = len(items) if isinstance(items, Sized) else None
-        return Run(batch, total, bar.close if bar is not None else _nothing)
+        said = {"dspex.batch.items": total}
+        spans = adapter._open.core.tracing.call(origin, "batch", said, time.monotonic())
+        batch = Batch(items, Calls(adapter, steps, origin if spans is None else spans.within), how, journal)
+
+        def close() -> None:
+            if bar is not None:
+                bar.close()
+            if spans is not None:
+                spans.end(None, {})
+
+        return Run(batch, total, close)
 
     return opened
-
-
-def _nothing() -> None:
-    pass
 
 
 def _bar() -> Bar:

@@ -157,7 +157,8 @@ class NamedProgram(Batched):
         adapter, how = self._adapter, self._how
         version = version or self._versions.current
         document = version.held.document
-        stages = Stages(document, version.held.tools, adapter._open.core.models.references)
+        core = adapter._open.core
+        stages = Stages(document, version.held.tools, core.models.references, core.tracing)
         tenant = adapter._tenant if how.tenant is None else how.tenant
         question = Question(
             prompt,

@@ -228,6 +228,7 @@ class Programs(Base):
 
     def _dump(self, made: Made) -> Steps[dict[str, Any]]:
         """What DSPy would save of a program of one stage, of which a worker sees whether it can be built."""
-        stages = Stages(made.document, made.tools, self._open.core.models.references)
+        core = self._open.core
+        stages = Stages(made.document, made.tools, core.models.references, core.tracing)
         dumped: dict[str, Any] = yield from stages.dump()
         return dumped

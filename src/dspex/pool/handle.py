@@ -36,6 +36,7 @@ from dspex.wire.messages import (
     Ready,
     Result,
     Shutdown,
+    Spans,
     ToolCall,
     Watch,
     read_from_worker,
@@ -196,6 +197,7 @@ class WorkerHandle:
         else:
             args = msgspec.Raw(work.args)
         credit = self._route.begun(self.number, number, work)
+        trace = "" if work.trace is None else work.trace.begun(self.number, self.pid)
         self._channel.send(
             Call(
                 number,
@@ -209,6 +211,8 @@ class WorkerHandle:
                 work.debug,
                 credit,
                 work.purse is not None,
+                trace,
+                work.trace is not None and work.trace.content,
             ),
             blob,
         )
@@ -329,6 +333,8 @@ class WorkerHandle:
                 self._leave_if_done()
             case Chunk():
                 self._route.told(message)
+            case Spans():
+                self._route.traced(message)
             case LmDone():
                 self._permits.done(message, self.in_flight.get(message.call))
             case LmAsk():

@@ -135,6 +135,8 @@ class LocalPool:
         work.pool, work.tally = self, self._tally
         work.reruns_left = self._options.max_reruns
         self._tally.begin()
+        if work.trace is not None:
+            work.trace.waits()
         try:
             self._admit(work)
         except DspexError as error:
@@ -238,6 +240,8 @@ class LocalPool:
             self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         else:
             work.started = None
+            if work.trace is not None:
+                work.trace.waits()
             refusal = work.refusal()
             if refusal is not None:  # nobody would tell it later
                 self.end(work, refusal)
@@ -314,7 +318,7 @@ class LocalPool:
             if blob is not None:
                 blob.close()
             return
-        self._dispatch.stopped(work)
+        self._dispatch.stopped(work, answer.error["code"] if isinstance(answer, Fault) else None)
         if isinstance(answer, Result):
             queued = (work.started or work.admitted) - work.admitted
             value = answer.value if blob is None else blob

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ from dspex.errors import DspexError, PythonTimeout
 from dspex.lm.budget import Purse
 from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
-from dspex.types import FallenBack, LMRequest, LMSpec
+from dspex.types import FallenBack, LMRequest, LMSpec, SpanRecord
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import Chunk, ToolCall, ToolResult
 from dspex.wire.payloads import Payload
@@ -71,6 +71,28 @@ class Flow(Protocol):
 
     def again(self, why: str) -> None:
         """The call is given to a worker once more, and this is why."""
+
+
+class Trace(Protocol):
+    """Who traces a call. Used on the pool's loop, which it must never hold up.
+
+    Attributes:
+        content: Whether spans are to have what was said.
+    """
+
+    content: bool
+
+    def waits(self) -> None:
+        """The call waits for a worker."""
+
+    def begun(self, worker: int, pid: int) -> str:
+        """A worker has it; gives what that worker's spans belong in, as W3C's ``traceparent``."""
+
+    def came(self, records: Sequence[SpanRecord]) -> None:
+        """Its worker has told of spans."""
+
+    def stopped(self, error: str | None) -> None:
+        """Its worker runs it no more: it has answered, or failed with this code."""
 
 
 class Lane(NamedTuple):
@@ -133,6 +155,7 @@ class Work:
         callbacks: Its caller's functions; None when it has none to call.
         flow: Where its chunks go; None of a call that does not stream.
         purse: The budgets that its LM requests are paid from; None without any.
+        trace: Who traces it; None when nobody does.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -164,6 +187,7 @@ class Work:
     callbacks: Callbacks | None = None
     flow: Flow | None = None
     purse: Purse | None = None
+    trace: Trace | None = None
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None

@@ -134,6 +134,7 @@ class _Asking:
             debug=question.debug,
             callbacks=self._callbacks,
             flow=prepared.flow,
+            trace=prepared.trace,
             purse=await self._way.budgets.purse(prepared.question),
             admitted=prepared.started,
         )

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -31,6 +31,9 @@ from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.blobs import Blob
 from dspex.wire.payloads import Payload, encode_arguments, take
 from dspex.wire.values import WireError
+
+if TYPE_CHECKING:
+    from dspex.telemetry.spans import CallSpans
 
 _log = logging.getLogger("dspex.runtime")
 
@@ -105,6 +108,7 @@ class Prepared:
         content: The output that is the answer's one text; None where only the answer tells.
         one_output: Whether it is known to have no other.
         flow: Where what it tells while it runs goes; None when nobody listens.
+        trace: Its spans; None when nobody traces it.
     """
 
     question: Question
@@ -126,13 +130,14 @@ class Prepared:
     content: str | None = None
     one_output: bool = False
     flow: Flow | None = None
+    trace: CallSpans | None = None
 
     def callbacks(self, functions: Functions) -> CallTools | None:
         """What a worker may ask of its caller while it runs this; on the runtime's loop."""
         if not self.tools:
             return None
         context = self.context or contextvars.copy_context()
-        return CallTools(self.tools, functions, context, self.loop, self.largest, self.request_id)
+        return CallTools(self.tools, functions, context, self.loop, self.largest, self.request_id, self.trace)
 
 
 def prepare(

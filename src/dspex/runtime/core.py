@@ -32,6 +32,7 @@ from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import BreakerChanged
+from dspex.telemetry.otel import Tracing
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
@@ -56,6 +57,8 @@ _KEPT = (
     "cache_file_size",
     "max_sessions",
     "max_sessions_per_tenant",
+    "traces",
+    "trace_content",
     "pools",
 )
 
@@ -84,6 +87,7 @@ class Core:
     ) -> None:
         self.bus = Bus()
         self.settings = settings
+        self.tracing = Tracing(settings.traces, content=settings.trace_content)
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))

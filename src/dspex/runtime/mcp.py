@@ -189,6 +189,7 @@ class Servers:
             tool.name in server.idempotent,
             server.fatal,
             server.approve is not None,
+            mcp=True,
         )
 
         async def call(**arguments: Any) -> Any:

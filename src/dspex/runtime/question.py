@@ -14,6 +14,7 @@ from dspex.lm.profile import LM
 from dspex.program import described
 from dspex.program.importpath import is_path, name_of
 from dspex.runtime.caller import Caller
+from dspex.telemetry import otel
 from dspex.types import Budget
 
 #: The signature of a call that names none.
@@ -76,6 +77,9 @@ class Question:
         request_id: The call's name.
         session: The session that it is a turn of, once that is open; None without one.
         own: What the call spends of its own budget.
+        session_id: The session that it is a turn of; None without one.
+        stage: Which of several stages it is, from 1 on; 0 of a call that has one only.
+        origin: What its spans belong in: whatever was current where it was asked.
     """
 
     prompt: str | Sequence[Mapping[str, Any]] | None = None
@@ -94,6 +98,9 @@ class Question:
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     session: PaidSession | None = None
     own: OwnBudget = field(default_factory=OwnBudget, compare=False)
+    session_id: str | None = None
+    stage: int = 0
+    origin: Any = field(default_factory=otel.current)
 
     def with_default(self, lm: LM | str | None) -> Question:
         """It with an LM, if it names none."""

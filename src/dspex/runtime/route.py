@@ -27,6 +27,7 @@ from dspex.runtime.portal import Portal
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import Named, specify
 from dspex.runtime.states import States
+from dspex.runtime.traced import refused, traced
 from dspex.wire.payloads import take
 
 _NOTHING = b"\xc0"
@@ -156,18 +157,25 @@ class Route:
 
     def _prepare(self, found: Found, *, on_loop: bool = False) -> Prepared:
         settings = self._core.settings
-        return prepare(
-            found.question,
-            self._programs,
-            settings.max_payload,
-            users=found.users,
-            declared=found.declared,
-            allow_modules=settings.allow_modules,
-            catalogue=self._core.catalogue,
-            on_loop=on_loop,
-        )
+        try:
+            return prepare(
+                found.question,
+                self._programs,
+                settings.max_payload,
+                users=found.users,
+                declared=found.declared,
+                allow_modules=settings.allow_modules,
+                catalogue=self._core.catalogue,
+                on_loop=on_loop,
+            )
+        except DspexError as error:
+            refused(self._core.tracing, self._name, found.question, error)
+            raise
 
     async def _send(self, prepared: Prepared) -> Done:
+        return await traced(self._core.tracing, self._name, prepared, self._send_traced)
+
+    async def _send_traced(self, prepared: Prepared) -> Done:
         self._core.pool(self._name)  # a wrong name is told before a model is started
         core = self._core
         way = Way(self._pool_for, core.models, core.functions, core.caches, core.budgets, core.bus)

@@ -20,6 +20,7 @@ from dspex.program.spec import Demos
 from dspex.runtime.call import Answer
 from dspex.runtime.question import Question
 from dspex.runtime.steps import Ask, Build, Find, Steps
+from dspex.telemetry.otel import Tracing
 from dspex.types import FallenBack, LMReference, LMRequest, Usage
 from dspex.wire.values import decode
 
@@ -105,12 +106,16 @@ class Stages:
         document: The program.
         tools: The functions among its tools, by name.
         references: Where its LMs are looked up.
+        tracing: Whether and how calls are traced.
     """
 
-    def __init__(self, document: Document, tools: Mapping[str, Any], references: References) -> None:
+    def __init__(
+        self, document: Document, tools: Mapping[str, Any], references: References, tracing: Tracing
+    ) -> None:
         self._document = document
         self._tools = tools
         self._references = references
+        self._tracing = tracing
 
     def run(self, question: Question, default: LM | str | None) -> Steps[Ran]:
         """Run the stages.
@@ -123,6 +128,23 @@ class Stages:
             DspexError: What the first stage that failed ended with; of several ``details`` has its number,
                 ``stage``, and the LM requests of those before it.
         """
+        if len(self._document.stages) == 1:
+            return (yield from self._run(question, default))
+        name = ", ".join(name_of(stage.module) for stage in self._document.stages)
+        with self._tracing.block(
+            question.origin,
+            f"invoke_workflow {name}",
+            {
+                "gen_ai.operation.name": "invoke_workflow",
+                "gen_ai.workflow.name": name,
+                "gen_ai.conversation.id": question.session_id,
+                "dspex.request_id": question.request_id,
+            },
+            question.asked,
+        ) as origin:
+            return (yield from self._run(replace(question, origin=origin), default))
+
+    def _run(self, question: Question, default: LM | str | None) -> Steps[Ran]:
         document, inputs = self._document, question.inputs
         if document.signature is not None:
             signature, inputs = prompt.fill(document.signature, question.prompt, question.inputs)
@@ -174,6 +196,7 @@ class Stages:
             sandbox=stage.sandbox,
             lm=lm,
             is_last=number == len(document.stages) - 1,
+            stage=number + 1 if len(document.stages) > 1 else 0,
         )
 
     def _lm(self, stored: LMReference | None) -> LM | str | None:

@@ -72,6 +72,7 @@ def in_session(core: Core, place: InSession, question: Question, asked: Asked) -
         StoreError: The turn could not be opened; no LM was asked.
         DspexError: Whatever the call ended with.
     """
+    question = replace(question, session_id=place.session_id)
     try:
         signature = yield from _signature(question)
         turn = _Turn(core, place, question, signature)

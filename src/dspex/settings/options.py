@@ -151,6 +151,10 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         cache_ttl: Seconds for which an answer in a cache is good.
         cache_size: Bytes of memory that cached answers may have.
         cache_file_size: Bytes that the answers in a cache's file may have.
+        traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
+            provider. True refuses to open where the extra ``otel`` is missing.
+        trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
+            tools, generated code.
     """
 
     default_lm: str | None = None
@@ -173,6 +177,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cache_ttl: float = 3600.0
     cache_size: int = 64 * MiB
     cache_file_size: int = 1024 * MiB
+    traces: bool | None = None
+    trace_content: bool = False
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -187,6 +193,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         checks.whole_number("sandbox_memory", self.sandbox_memory, 16 * MiB, owner="Settings")
         checks.flag("allow_local_interpreter", self.allow_local_interpreter, owner="Settings")
         checks.text("store", self.store, optional=False, owner="Settings")
+        if self.traces is not None:
+            checks.flag("traces", self.traces, owner="Settings")
+        checks.flag("trace_content", self.trace_content, owner="Settings")
         for name, least in {
             "max_sessions": 1,
             "max_sessions_per_tenant": 1,

@@ -78,6 +78,10 @@ class Settings:
         cache_ttl: Seconds for which an answer in a cache is good.
         cache_size: Bytes of memory that cached answers may have.
         cache_file_size: Bytes that the answers in a cache's file may have.
+        traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
+            provider. True refuses to open where the extra ``otel`` is missing.
+        trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
+            tools, generated code.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         programs: Named programs, each a mapping with the keys of ``[program.NAME]``.
@@ -119,6 +123,8 @@ class Settings:
     cache_ttl: float
     cache_size: int
     cache_file_size: int
+    traces: bool | None
+    trace_content: bool
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     programs: Mapping[str, Mapping[str, Any]] = field(hash=False)
@@ -152,6 +158,8 @@ class Settings:
         cache_ttl: float | UnsetType = UNSET,
         cache_size: int | UnsetType = UNSET,
         cache_file_size: int | UnsetType = UNSET,
+        traces: bool | UnsetType | None = UNSET,
+        trace_content: bool | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         programs: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
@@ -164,6 +172,7 @@ class Settings:
             sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
             max_sessions, max_sessions_per_tenant, max_variable, max_turn, history_turns, history_tokens,
             cache_ttl, cache_size, cache_file_size,
+            traces, trace_content,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dspex.types import LMRequest, LMSpec, SandboxRules
+from dspex.types import LMRequest, LMSpec, SandboxRules, SpanRecord
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
 PROTOCOL = 9
@@ -42,6 +42,9 @@ class Call(Message, frozen=True, tag="call"):
         debug: Whether the answer is to have the messages of its LM requests.
         credit: How many deltas it may send before it gets more ``Credit``; None of one that does not stream.
         asks: Whether each of its LM requests has to ask, because it has a budget.
+        trace: The span that its spans belong in, as W3C's ``traceparent``; empty when nobody wants any.
+            Those of one that is not sampled are not gathered.
+        trace_content: Whether spans are to have what was said.
     """
 
     id: int
@@ -55,6 +58,8 @@ class Call(Message, frozen=True, tag="call"):
     debug: bool = False
     credit: int | None = None
     asks: bool = False
+    trace: str = ""
+    trace_content: bool = False
 
 
 class Credit(Message, frozen=True, tag="credit"):
@@ -253,12 +258,26 @@ class ToolCall(Message, frozen=True, tag="tool_call"):
         tool: The function's name among those of the call.
         args: Its arguments, a dict by name, encoded as a value; nothing when a blob beside the message has
             them.
+        span: Number of the span in which it runs; 0 where nobody wants spans.
     """
 
     call: int
     number: int
     tool: str
     args: msgspec.Raw
+    span: int = 0
+
+
+class Spans(Message, frozen=True, tag="spans"):
+    """What went on in a call, for whoever traces it; what is told last of a span holds.
+
+    Attributes:
+        call: Number of the call.
+        spans: The spans.
+    """
+
+    call: int
+    spans: list[SpanRecord]
 
 
 # Supervisor ⇄ zygote
@@ -360,7 +379,7 @@ class Exited(Message, frozen=True, tag="exited"):
 
 
 ToWorker = Call | Credit | Cancel | UseLM | DropLM | LmGo | ToolResult | Watch | Knock | Shutdown
-FromWorker = Ready | Beat | Chunk | Result | Fault | LmAsk | LmDone | ToolCall
+FromWorker = Ready | Beat | Chunk | Result | Fault | LmAsk | LmDone | ToolCall | Spans
 ToZygote = Boot | Fork
 FromZygote = Booted | BootFailed | Forked | Exited
 

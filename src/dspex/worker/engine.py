@@ -30,9 +30,10 @@ from dspy.lm15 import (
 from dspy.lm15 import TimeoutError as RequestTimeout
 
 from dspex.types import LMRequest, LMSpec, Usage
-from dspex.worker import faults, listening, streamed
+from dspex.worker import faults, genai, listening, streamed
 from dspex.worker.outflow import Outflow
 from dspex.worker.prices import Prices
+from dspex.worker.spans import Span, Spans
 from dspex.worker.threads import in_thread
 
 _RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
@@ -90,6 +91,7 @@ class CallScope:
         built: Seconds that building its program took; 0.0 when it was there.
         stream: The way of what it tells while it runs; None of a call that does not stream.
         asks: Whether each of its LM requests has to ask, because it has a budget.
+        spans: Its spans; None of a call that nobody traces.
     """
 
     door: Door
@@ -102,6 +104,7 @@ class CallScope:
     built: float = 0.0
     stream: Outflow | None = None
     asks: bool = False
+    spans: Spans | None = None
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
@@ -135,7 +138,7 @@ class _Attempts:
         request: What is asked.
     """
 
-    __slots__ = ("_engine", "_request", "_retries", "_started", "reading", "scope")
+    __slots__ = ("_engine", "_request", "_retries", "_span", "_started", "reading", "scope")
 
     def __init__(self, engine: _Engine, request: Any) -> None:
         self.scope = scope_of_call()
@@ -144,6 +147,11 @@ class _Attempts:
         self._request = request
         self._retries = 0
         self._started = time.monotonic()
+        self._span: Span | None = None
+        if (spans := self.scope.spans) is not None:
+            stream = self.reading is not None
+            named = genai.of_request(engine.spec, request, stream=stream, content=spans.content)
+            self._span = spans.begin(*named, client=True, inside=False)
 
     def after(self, ask: int, sent: float, outcome: Any) -> float | None:
         """Settle an attempt.
@@ -167,10 +175,16 @@ class _Attempts:
         if record is not None and self.scope.stream is not None and not failed:
             self.scope.stream.usage(record.usage)
         self._leave(ask, sent, status, retry_after, record)
+        if self._span is not None:
+            if self.reading is not None and self.reading.began is not None:
+                self._span.set(**{"gen_ai.response.time_to_first_chunk": self.reading.began - sent})
+            genai.settle(self._span, self.scope.spans, outcome, status, self._retries, pause, record)
         if self.scope.messages is not None:
             self.scope.messages.append(_written(self._engine.spec, self._request, outcome, status))
         if pause is not None:
             self._retries += 1
+            if self.reading is not None:
+                self.reading.began = None
         elif failed:
             if isinstance(outcome, LM15Error):
                 outcome.model = self._engine.spec.asked  # which is shown; engines have names of their own
@@ -179,9 +193,11 @@ class _Attempts:
 
     def given_up(self, error: BaseException) -> None:
         """Record the request when it ends while it waits for its next attempt."""
+        status = _status(error, self._engine.spec.model)
         if self._retries:
-            status = _status(error, self._engine.spec.model)
             self._leave(0, None, status, None, self._record(error, status))
+        if self._span is not None:
+            self._span.end(status)
 
     def _leave(
         self, ask: int, sent: float | None, status: str, retry_after: float | None, record: LMRequest | None

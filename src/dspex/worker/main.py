@@ -48,6 +48,7 @@ from dspex.worker.lms import LMs
 from dspex.worker.outflow import Outflow
 from dspex.worker.programs import Programs
 from dspex.worker.sandbox import choose
+from dspex.worker.spans import Spans, is_sampled, join
 from dspex.worker.threads import Shared, waiting
 
 _log = logging.getLogger("dspex.worker")
@@ -228,6 +229,9 @@ class Worker:
         scope.messages = [] if call.debug else None
         scope.stream = running.stream
         scope.asks = call.asks
+        if is_sampled(call.trace):
+            scope.spans = Spans(call.id, self._channel.send, content=call.trace_content)
+        join(call.trace)
         current.set(scope)
         waiting.set(self._waiting)
         results.set(self._results)
@@ -254,6 +258,8 @@ class Worker:
         self.done += 1
         seconds = time.monotonic() - started
         discard(args)
+        if scope.spans is not None:
+            scope.spans.flush()
         if error is None:
             value = NOTHING if isinstance(result, Blob) else msgspec.Raw(result)
             blob = result if isinstance(result, Blob) else None
