@@ -217,6 +217,8 @@ class WorkerHandle:
             blob,
         )
         work.unsent = self._channel.gone
+        if work.said is not None:
+            self._told.started(self, work)
 
     def not_started(self, work: Work) -> None:
         """A call could not be sent after all."""
@@ -337,6 +339,8 @@ class WorkerHandle:
                 self._route.traced(message)
             case LmDone():
                 self._permits.done(message, self.in_flight.get(message.call))
+                if message.record is not None:
+                    self._told.requested(message.record)
             case LmAsk():
                 self._permits.asked(message, self.in_flight.get(message.call))
             case ToolCall():

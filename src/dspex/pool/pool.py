@@ -23,8 +23,8 @@ from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
-from dspex.telemetry.events import Event, PoolClosing, WorkerDraining
-from dspex.types import SandboxRules
+from dspex.telemetry.events import CallStarted, Event, LMRequestFinished, PoolClosing, WorkerDraining
+from dspex.types import LMRequest, SandboxRules
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
 from dspex.wire.payloads import discard
@@ -97,6 +97,8 @@ class LocalPool:
             draining=self._on_draining,
             dead=self._on_death,
             writable=self._dispatch.pump,
+            started=self._on_start,
+            requested=self._on_request,
             strayed=self._tally.strayed,
         )
 
@@ -104,6 +106,25 @@ class LocalPool:
         if self._learn is not None:
             self._learn(worker.installed)
         self._supervisor.on_ready(worker)
+
+    def _on_start(self, worker: WorkerHandle, work: Work) -> None:
+        assert work.said is not None
+        self._emit(CallStarted(**work.said, worker=worker.number, attempt=work.attempts))
+
+    def _on_request(self, request: LMRequest) -> None:
+        usage = request.usage
+        self._emit(
+            LMRequestFinished(
+                model=request.model,
+                status=request.status,
+                seconds=request.seconds,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                cost=request.cost,
+                retries=request.retries,
+                pool=self.name,
+            )
+        )
 
     def start(self) -> None:
         """Start its workers; returns at once."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -156,6 +156,7 @@ class Work:
         flow: Where its chunks go; None of a call that does not stream.
         purse: The budgets that its LM requests are paid from; None without any.
         trace: Who traces it; None when nobody does.
+        said: What events say of it; None when nobody wants to hear that a worker has it.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -188,6 +189,7 @@ class Work:
     flow: Flow | None = None
     purse: Purse | None = None
     trace: Trace | None = None
+    said: Mapping[str, Any] | None = None
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None

@@ -135,6 +135,7 @@ class _Asking:
             callbacks=self._callbacks,
             flow=prepared.flow,
             trace=prepared.trace,
+            said=prepared.said,
             purse=await self._way.budgets.purse(prepared.question),
             admitted=prepared.started,
         )

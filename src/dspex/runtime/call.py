@@ -108,6 +108,7 @@ class Prepared:
         content: The output that is the answer's one text; None where only the answer tells.
         one_output: Whether it is known to have no other.
         flow: Where what it tells while it runs goes; None when nobody listens.
+        said: What events say of it; None when nobody wants to hear that a worker has it.
         trace: Its spans; None when nobody traces it.
     """
 
@@ -130,6 +131,7 @@ class Prepared:
     content: str | None = None
     one_output: bool = False
     flow: Flow | None = None
+    said: Mapping[str, Any] | None = None
     trace: CallSpans | None = None
 
     def callbacks(self, functions: Functions) -> CallTools | None:

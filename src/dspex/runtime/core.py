@@ -28,11 +28,14 @@ from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
 from dspex.runtime.programs import Programs
 from dspex.runtime.sessions import Sessions
+from dspex.runtime.standing import standing
 from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import BreakerChanged
+from dspex.telemetry.insights import Insights
 from dspex.telemetry.otel import Tracing
+from dspex.telemetry.prometheus import Metrics
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
@@ -57,6 +60,7 @@ _KEPT = (
     "cache_file_size",
     "max_sessions",
     "max_sessions_per_tenant",
+    "telemetry",
     "traces",
     "trace_content",
     "pools",
@@ -88,6 +92,11 @@ class Core:
         self.bus = Bus()
         self.settings = settings
         self.tracing = Tracing(settings.traces, content=settings.trace_content)
+        self.metrics = Metrics(self.bus, lambda: standing(self.stats()))
+        self.insights = Insights()
+        if settings.telemetry:
+            self.bus.listen(self.metrics.hear)
+            self.bus.listen(self.insights.hear)
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))

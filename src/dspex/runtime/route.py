@@ -16,6 +16,7 @@ from dspex.program.given import Given
 from dspex.program.importpath import is_path
 from dspex.program.signature import Signature
 from dspex.runtime import describe as describing
+from dspex.runtime import observed
 from dspex.runtime.asking import Way, send
 from dspex.runtime.call import Answer, Prepared, prepare, read
 from dspex.runtime.core import Core
@@ -170,9 +171,13 @@ class Route:
             )
         except DspexError as error:
             refused(self._core.tracing, self._name, found.question, error)
+            observed.refused(self._core.bus, self._name, found.question, error)
             raise
 
     async def _send(self, prepared: Prepared) -> Done:
+        return await observed.observed(self._core.bus, self._name, prepared, self._send_observed)
+
+    async def _send_observed(self, prepared: Prepared) -> Done:
         return await traced(self._core.tracing, self._name, prepared, self._send_traced)
 
     async def _send_traced(self, prepared: Prepared) -> Done:

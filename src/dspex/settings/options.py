@@ -151,6 +151,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         cache_ttl: Seconds for which an answer in a cache is good.
         cache_size: Bytes of memory that cached answers may have.
         cache_file_size: Bytes that the answers in a cache's file may have.
+        telemetry: Whether calls are counted for ``runtime.metrics()`` and ``runtime.insights()``.
         traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
             provider. True refuses to open where the extra ``otel`` is missing.
         trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
@@ -177,6 +178,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cache_ttl: float = 3600.0
     cache_size: int = 64 * MiB
     cache_file_size: int = 1024 * MiB
+    telemetry: bool = True
     traces: bool | None = None
     trace_content: bool = False
 
@@ -187,7 +189,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             checks.text(name, getattr(self, name), owner="Settings")
         for name in ("max_payload", "max_result"):
             checks.whole_number(name, getattr(self, name), 1024, owner="Settings")
-        checks.flag("show_unsendable", self.show_unsendable, owner="Settings")
+        for name in ("show_unsendable", "telemetry"):
+            checks.flag(name, getattr(self, name), owner="Settings")
         seconds = checks.number("sandbox_seconds", self.sandbox_seconds, 0.1, owner="Settings")
         msgspec.structs.force_setattr(self, "sandbox_seconds", seconds)
         checks.whole_number("sandbox_memory", self.sandbox_memory, 16 * MiB, owner="Settings")

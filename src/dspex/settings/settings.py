@@ -78,6 +78,7 @@ class Settings:
         cache_ttl: Seconds for which an answer in a cache is good.
         cache_size: Bytes of memory that cached answers may have.
         cache_file_size: Bytes that the answers in a cache's file may have.
+        telemetry: Whether calls are counted for ``runtime.metrics()`` and ``runtime.insights()``.
         traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
             provider. True refuses to open where the extra ``otel`` is missing.
         trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
@@ -123,6 +124,7 @@ class Settings:
     cache_ttl: float
     cache_size: int
     cache_file_size: int
+    telemetry: bool
     traces: bool | None
     trace_content: bool
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
@@ -158,6 +160,7 @@ class Settings:
         cache_ttl: float | UnsetType = UNSET,
         cache_size: int | UnsetType = UNSET,
         cache_file_size: int | UnsetType = UNSET,
+        telemetry: bool | UnsetType = UNSET,
         traces: bool | UnsetType | None = UNSET,
         trace_content: bool | UnsetType = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
@@ -172,7 +175,7 @@ class Settings:
             sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
             max_sessions, max_sessions_per_tenant, max_variable, max_turn, history_turns, history_tokens,
             cache_ttl, cache_size, cache_file_size,
-            traces, trace_content,
+            telemetry, traces, trace_content,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms

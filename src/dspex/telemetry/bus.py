@@ -34,6 +34,7 @@ class Bus:
         self.failed = 0
         self.dropped = 0
         self._subscribers: list[tuple[type[Event], Callable[[Any], None]]] = []
+        self._listeners: list[Callable[[Event], None]] = []
         self._waiting: deque[Event] = deque()
         # Reentrant: a signal handler may emit or subscribe while its thread is in here.
         self._something = threading.Condition(threading.RLock())
@@ -50,9 +51,30 @@ class Bus:
         self._subscribers.append(entry)
         return lambda: self._subscribers.remove(entry) if entry in self._subscribers else None
 
+    def listen(self, function: Callable[[Event], None]) -> None:
+        """Have ``function`` called with every event, at once and where it happens: it has to be quick.
+
+        For dspex's own counters; what it raises is counted as of any subscriber.
+        """
+        self._listeners.append(function)
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody would hear of an event of a kind."""
+        return bool(self._listeners) or self.has_subscriber(kind)
+
+    def has_subscriber(self, kind: type[Event]) -> bool:
+        """Whether a subscriber would hear of an event of a kind."""
+        return any(issubclass(kind, wanted) for wanted, _ in self._subscribers)
+
     def emit(self, event: Event) -> None:
         """Tell all who asked for it; from any thread. Never waits for them and never raises."""
-        if not any(isinstance(event, kind) for kind, _ in self._subscribers):
+        for listen in self._listeners:
+            try:
+                listen(event)
+            except Exception:  # noqa: BLE001 (what counts must not cost a call)
+                self.failed += 1
+                _log.exception("%s was not counted", type(event).__name__)
+        if not self._subscribers or not any(isinstance(event, kind) for kind, _ in self._subscribers):
             return
         with self._something:
             if self._ended or len(self._waiting) >= ROOM or not self._has_thread():

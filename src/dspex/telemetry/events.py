@@ -23,6 +23,130 @@ class LocalModelProgress(Event, frozen=True, kw_only=True):
     total: int | None
 
 
+class CallEvent(Event, frozen=True, kw_only=True):
+    """Something has become of a call of a module: of each stage of a program, and of each item of a batch.
+
+    Attributes:
+        request_id: The call's name.
+        pool: The pool that was asked.
+        module: Full name of its module.
+        tenant: Whose it is; empty when nobody said.
+        session_id: The session that it is a turn of; None without one.
+    """
+
+    request_id: str
+    pool: str
+    module: str
+    tenant: str
+    session_id: str | None
+
+
+class CallQueued(CallEvent, frozen=True, kw_only=True):
+    """A call was made and waits for a worker.
+
+    Attributes:
+        program: The first of its program's fingerprint.
+    """
+
+    program: str
+
+
+class CallStarted(CallEvent, frozen=True, kw_only=True):
+    """A worker has it, for the first time or again.
+
+    Attributes:
+        worker: The worker's number.
+        attempt: Which worker it is, from 1.
+    """
+
+    worker: int
+    attempt: int
+
+
+class CallFinished(CallEvent, frozen=True, kw_only=True):
+    """A call has ended; each has one end.
+
+    Attributes:
+        program: The first of its program's fingerprint; empty of a call that was refused before.
+        code: ``ok``, or the code of its error.
+        model: The model that answered, or that was wanted; None when nothing is known of it.
+        queued: Seconds that it waited for a slot.
+        run: Seconds that a worker ran it.
+        lm: Seconds of its LM requests, together.
+        total: Seconds from the question to its end.
+        prompt_tokens: Tokens sent.
+        completion_tokens: Tokens generated.
+        cost: US dollars; None when a price is not known.
+        attempts: How many workers it was given to.
+        requests: How many LM requests it made.
+        cached: Whether it was answered from the cache.
+    """
+
+    program: str
+    code: str
+    model: str | None
+    queued: float
+    run: float
+    lm: float
+    total: float
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    attempts: int
+    requests: int
+    cached: bool
+
+
+class LMRequestFinished(Event, frozen=True, kw_only=True):
+    """A request to a model has ended, with all its retries.
+
+    Attributes:
+        model: The model that answered, or that was asked.
+        status: ``ok``, or the code of its error.
+        seconds: How long it took.
+        prompt_tokens: Tokens sent.
+        completion_tokens: Tokens generated.
+        cost: US dollars; None when the price is not known.
+        retries: How often it was tried again.
+        pool: The pool of the call that made it.
+    """
+
+    model: str
+    status: str
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    retries: int
+    pool: str
+
+
+class BatchStarted(Event, frozen=True, kw_only=True):
+    """A batch begins.
+
+    Attributes:
+        total: How many items it has; None when nobody knows.
+        recorded: How many of them its journal has already.
+    """
+
+    total: int | None
+    recorded: int
+
+
+class BatchFinished(Event, frozen=True, kw_only=True):
+    """A batch has ended, or was left.
+
+    Attributes:
+        ok: Items that were answered.
+        failed: Items that were not.
+        seconds: How long it took.
+    """
+
+    ok: int
+    failed: int
+    seconds: float
+
+
 class WorkerEvent(Event, frozen=True, kw_only=True):
     """Something has become of a worker.
 

@@ -1,0 +1,105 @@
+"""Calls as events: the one place where each call of a module has its end told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dspex.errors import DspexError
+from dspex.program.importpath import name_of
+from dspex.runtime.fallbacks import requests_of
+from dspex.runtime.question import Question
+from dspex.telemetry.bus import Bus
+from dspex.telemetry.events import CallFinished, CallQueued, CallStarted
+from dspex.telemetry.otel import code_of
+from dspex.types import LMRequest
+
+if TYPE_CHECKING:
+    from dspex.pool.work import Done
+    from dspex.runtime.call import Prepared
+
+
+async def observed(
+    bus: Bus, pool: str, prepared: Prepared, send: Callable[[Prepared], Awaitable[Done]]
+) -> Done:
+    """Send a question, and tell that it was asked and what became of it."""
+    if not bus.wants(CallFinished):
+        return await send(prepared)
+    said = _said(pool, prepared.question)
+    if bus.has_subscriber(CallStarted):
+        prepared = replace(prepared, said=said)
+    program = prepared.fingerprint.hex()[:12]
+    if bus.has_subscriber(CallQueued):
+        bus.emit(CallQueued(program=program, **said))
+    try:
+        done = await send(prepared)
+    except BaseException as error:
+        requests = requests_of(error) if isinstance(error, DspexError) else []
+        bus.emit(_finished(said, program, prepared.question, code_of(error), requests))
+        raise
+    bus.emit(
+        _finished(
+            said,
+            program,
+            prepared.question,
+            "ok",
+            done.requests,
+            queued=done.queued,
+            run=done.seconds,
+            attempts=done.attempts,
+            cached=done.cached,
+            model=done.model,
+        )
+    )
+    return done
+
+
+def refused(bus: Bus, pool: str, question: Question, error: DspexError) -> None:
+    """A question was refused before it was sent."""
+    if bus.wants(CallFinished):
+        bus.emit(_finished(_said(pool, question), "", question, error.code, [], attempts=0))
+
+
+def _said(pool: str, question: Question) -> dict[str, Any]:
+    return {
+        "request_id": question.request_id,
+        "pool": pool,
+        "module": name_of(question.module),
+        "tenant": question.caller.tenant,
+        "session_id": question.session_id,
+    }
+
+
+def _finished(
+    said: dict[str, Any],
+    program: str,
+    question: Question,
+    code: str,
+    requests: list[LMRequest],
+    *,
+    queued: float = 0.0,
+    run: float = 0.0,
+    attempts: int = 1,
+    cached: bool = False,
+    model: str | None = None,
+) -> CallFinished:
+    answered = [request for request in requests if request.status == "ok"]
+    costs = [request.cost for request in answered]
+    return CallFinished(
+        **said,
+        program=program,
+        code=code,
+        model=(answered or requests)[-1].model if requests else model,
+        queued=queued,
+        run=run,
+        lm=sum(request.seconds for request in requests),
+        total=time.monotonic() - question.asked,
+        prompt_tokens=sum(request.usage.prompt_tokens for request in requests),
+        completion_tokens=sum(request.usage.completion_tokens for request in requests),
+        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        attempts=attempts,
+        requests=len(requests),
+        cached=cached,
+    )
