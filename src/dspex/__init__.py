@@ -83,10 +83,20 @@ if TYPE_CHECKING:
     from dspex.session.records import Insights, ProgramInfo, SessionInfo, Turn
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
+        BatchFinished,
+        BatchStarted,
         BreakerChanged,
         BudgetRefused,
+        CacheHit,
+        CacheMiss,
+        CacheStored,
+        CallEvent,
+        CallFinished,
+        CallQueued,
+        CallStarted,
         Event,
         FellBack,
+        LMRequestFinished,
         LocalModelProgress,
         PoolClosing,
         PoolEvent,
@@ -105,6 +115,7 @@ if TYPE_CHECKING:
         ZygoteLost,
         ZygoteStarted,
     )
+    from dspex.telemetry.insights import Insight
     from dspex.tools import Allow, Deny, MCPServer, Tool, ToolRecord, ToolRequest
     from dspex.types import (
         Breaker,
@@ -156,11 +167,13 @@ _HOMES = {
     "dspex.session.records": "Insights ProgramInfo SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
-        "BreakerChanged BudgetRefused Event FellBack LocalModelProgress "
-        "PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
+        "BatchFinished BatchStarted BreakerChanged BudgetRefused CacheHit CacheMiss CacheStored "
+        "CallEvent CallFinished CallQueued CallStarted Event FellBack LMRequestFinished "
+        "LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
         "SessionEnded SessionEvent SessionQuotaNear WorkerDraining WorkerEvent WorkerGone WorkerReady "
         "WorkerStarted ZygoteLost ZygoteStarted"
     ),
+    "dspex.telemetry.insights": "Insight",
     "dspex.tools": "Allow Deny MCPServer Tool ToolRecord ToolRequest",
     "dspex.types": "Breaker Budget FallenBack LMRequest LMSpec Limits Retry Usage command module",
     "dspex.wire.values": "Unsendable",
@@ -174,7 +187,9 @@ __all__ = [
     "AsyncOutcomes",
     "AsyncStream",
     "Audio",
+    "BatchFinished",
     "BatchProgress",
+    "BatchStarted",
     "Breaker",
     "BreakerChanged",
     "BreakerStats",
@@ -182,7 +197,14 @@ __all__ = [
     "BudgetExceeded",
     "BudgetRefused",
     "BudgetStats",
+    "CacheHit",
+    "CacheMiss",
+    "CacheStored",
     "CallError",
+    "CallEvent",
+    "CallFinished",
+    "CallQueued",
+    "CallStarted",
     "Cancelled",
     "Capabilities",
     "Citation",
@@ -205,6 +227,7 @@ __all__ = [
     "Final",
     "History",
     "Image",
+    "Insight",
     "Insights",
     "InvalidInput",
     "InvalidOption",
@@ -218,6 +241,7 @@ __all__ = [
     "LMNotConfigured",
     "LMRateLimited",
     "LMRequest",
+    "LMRequestFinished",
     "LMSpec",
     "LMStats",
     "LMTimeout",

@@ -27,7 +27,7 @@ from dspex.runtime.route import Route
 from dspex.runtime.states import States
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
-from dspex.telemetry.insights import LONGEST, Insight
+from dspex.telemetry.insights import LONGEST, WINDOW, Insight
 
 E = TypeVar("E", bound=Event)
 
@@ -234,7 +234,7 @@ class Runtime:
         """
         return self.core.metrics.text()
 
-    def insights(self, window: float = 300.0) -> list[Insight]:
+    def insights(self, window: float = WINDOW) -> list[Insight]:
         """What calls have been like lately: one of each module, program and model, the most frequent first.
 
         Args:

@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from dspex.cli.page import as_json, page, table, terminal
-from dspex.pool.stats import LMStats, PoolStats, WorkerStats
+from dspex.pool.stats import BreakerStats, LMStats, PoolStats, WorkerStats
 from dspex.runtime.presence import Answers, Report, ask
+from dspex.telemetry.insights import Insight
 
 #: Shown under ``dspex status --help``.
 EXAMPLES = """\b
@@ -116,6 +117,16 @@ def _runtime(report: Report) -> Iterator[RenderableType]:
             ("WORKER", "PID#", "STATE", "RSS#", "IN FLIGHT#", "DONE#"),
             [_worker(name, worker) for name, pool in pools for worker in pool.workers],
         )
+    if report.insights:
+        heads = ("LAST 5 MIN", "MODEL", "CALLS#", "/S#", "P50#", "P95#", "P99#", "TOKENS#", "COST#", "HITS#")
+        yield table(
+            (*heads, "SLOWEST", "ERRORS", "BEFORE"), [_insight(insight) for insight in report.insights]
+        )
+    if report.stats.breakers:
+        yield table(
+            ("BREAKER", "MODEL", "STATE", "REQUESTS#", "FAILURES#"),
+            [_breaker(breaker) for breaker in report.stats.breakers],
+        )
     if report.stats.lms:
         yield table(
             ("LM", "IN FLIGHT#", "WAITING#", "REQUESTS/MIN#", "TOKENS/MIN#", ""),
@@ -157,6 +168,37 @@ def _lm(lm: LMStats) -> tuple[str | Text, ...]:
         str(lm.requests),
         str(lm.tokens),
         Text("slowed: its provider is busy", style="yellow") if lm.slowed else "",
+    )
+
+
+def _insight(insight: Insight) -> tuple[str | Text, ...]:
+    return (
+        insight.module,
+        insight.model or "",
+        str(insight.calls),
+        f"{insight.rate:.3g}",
+        *(_milliseconds(seconds) for seconds in (insight.p50, insight.p95, insight.p99)),
+        str(insight.prompt_tokens + insight.completion_tokens),
+        f"${insight.cost:.4f}",
+        f"{insight.cache_hits:.0%}",
+        insight.slowest,
+        Text(_counts(insight.errors), style="red" if insight.errors else ""),
+        "" if insight.p50_change is None else f"p50 ×{insight.p50_change:.2g}",
+    )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.3g} ms"
+
+
+def _breaker(breaker: BreakerStats) -> tuple[str | Text, ...]:
+    style = "" if breaker.state == "closed" else "red"
+    return (
+        breaker.endpoint,
+        breaker.model,
+        Text(breaker.state.replace("_", " "), style=style),
+        str(breaker.requests),
+        str(breaker.failures),
     )
 
 

@@ -337,12 +337,8 @@ class WorkerHandle:
                 self._route.told(message)
             case Spans():
                 self._route.traced(message)
-            case LmDone():
-                self._permits.done(message, self.in_flight.get(message.call))
-                if message.record is not None:
-                    self._told.requested(message.record)
-            case LmAsk():
-                self._permits.asked(message, self.in_flight.get(message.call))
+            case LmDone() | LmAsk():
+                self._on_request(message)
             case ToolCall():
                 self._route.asked(message, blob)
             case Beat():
@@ -360,6 +356,15 @@ class WorkerHandle:
                     self._kill_in(None)
                     self.idle_since = time.monotonic()
                     self._told.ready(self)
+
+    def _on_request(self, message: LmDone | LmAsk) -> None:
+        work = self.in_flight.get(message.call)
+        if isinstance(message, LmAsk):
+            self._permits.asked(message, work)
+            return
+        self._permits.done(message, work)
+        if message.record is not None:
+            self._told.requested(message.record)
 
     def _on_channel_end(self, reason: str | None) -> None:
         # The end of the channel is not by itself the sign of death, and a death is not by itself the

@@ -31,9 +31,10 @@ from dspex.runtime.sessions import Sessions
 from dspex.runtime.standing import standing
 from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
+from dspex.telemetry import logs
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import BreakerChanged
-from dspex.telemetry.insights import Insights
+from dspex.telemetry.insights import WINDOW, Insights
 from dspex.telemetry.otel import Tracing
 from dspex.telemetry.prometheus import Metrics
 from dspex.types import LMSpec
@@ -97,6 +98,7 @@ class Core:
         if settings.telemetry:
             self.bus.listen(self.metrics.hear)
             self.bus.listen(self.insights.hear)
+        self.bus.listen(logs.hear)
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
@@ -117,7 +119,7 @@ class Core:
         self._pools = Pools(
             options, self.settings, self.models.gates, self.bus.emit, zygote, self.catalogue.learn
         )
-        self._presence = Presence(self.stats, self.settings.python)
+        self._presence = Presence(self.stats, lambda: self.insights.over(WINDOW), self.settings.python)
         self._warming: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None

@@ -11,6 +11,7 @@ from dspex.errors import DspexError
 from dspex.program.importpath import name_of
 from dspex.runtime.fallbacks import requests_of
 from dspex.runtime.question import Question
+from dspex.telemetry import logs
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import CallFinished, CallQueued, CallStarted
 from dspex.telemetry.otel import code_of
@@ -25,8 +26,16 @@ async def observed(
     bus: Bus, pool: str, prepared: Prepared, send: Callable[[Prepared], Awaitable[Done]]
 ) -> Done:
     """Send a question, and tell that it was asked and what became of it."""
-    if not bus.wants(CallFinished):
-        return await send(prepared)
+    token = logs.request_id.set(prepared.request_id)  # of this task, and of those that it starts
+    try:
+        return await (_observed(bus, pool, prepared, send) if bus.wants(CallFinished) else send(prepared))
+    finally:
+        logs.request_id.reset(token)
+
+
+async def _observed(
+    bus: Bus, pool: str, prepared: Prepared, send: Callable[[Prepared], Awaitable[Done]]
+) -> Done:
     said = _said(pool, prepared.question)
     if bus.has_subscriber(CallStarted):
         prepared = replace(prepared, said=said)

@@ -16,6 +16,8 @@ from dspex.telemetry.events import CallFinished, Event
 # Seconds of a slice, and how many are kept: two windows of the longest.
 _SLICE = 10
 _KEPT = 720
+#: The window that is looked at unless another is named, in seconds.
+WINDOW = 300.0
 #: The longest window in seconds.
 LONGEST = _SLICE * _KEPT / 2
 # Modules, programs and models that a slice tells apart; the rest is counted together.
