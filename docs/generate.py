@@ -42,6 +42,8 @@ from dspex.cli.app import app
 from dspex.cli.commands import COMMANDS, load
 from dspex.settings.options import LMOptions, RuntimeOptions
 from dspex.settings.programs import ProgramOptions
+from dspex.telemetry.buckets import BOUNDS
+from dspex.telemetry.prometheus import METRICS
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference"
@@ -199,6 +201,28 @@ def testing_page() -> str:
     return shown
 
 
+def metrics_page() -> str:
+    """Every metric, with its labels."""
+    rows = [
+        f"| `{name}_total` |" if kind == "counter" else f"| `{name}` |"
+        for name, (kind, _, _) in METRICS.items()
+    ]
+    rest = [f" {kind} | {', '.join(labels)} | {text} |" for kind, labels, text in METRICS.values()]
+    return page(
+        "Metrics",
+        "`runtime.metrics()` and `/metrics` of `dspex serve` have these, in Prometheus' text format. How to use "
+        "them is told in [Metrics and insights](../how-to/metrics.md).",
+        "No label has values without bound: of models and modules 200 are told apart, the others are `others`. "
+        "Tenants, sessions and requests are no labels. The pools of tenants count with the pool that they are of.",
+        "\n".join(
+            ["| Metric | Kind | Labels | What it is |", "|---|---|---|---|", *map(str.__add__, rows, rest)]
+        ),
+        "Histograms have buckets up to " + ", ".join(f"{bound:g}" for bound in BOUNDS) + " seconds.",
+        "## Insight",
+        struct(dspex.Insight),
+    )
+
+
 def cli_page() -> str:
     """What the command line prints about itself."""
     commands: list[list[str]] = [[]]
@@ -242,6 +266,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "typed-values": values_page.whole,
     "cli": cli_page,
     "testing": testing_page,
+    "metrics": metrics_page,
 }
 
 
