@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from dspex.errors import InvalidOption
+from dspex.server.connection import Connection
 
 _log = logging.getLogger("dspex.server")
 # Seconds that a connection without a request is kept.
@@ -41,6 +42,7 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                http=Connection,
                 access_log=False,  # the edge's own line has the request's id
                 log_config=None,
                 server_header=False,
