@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -25,7 +24,6 @@ from dspex.server.routes import calls, health, programs, sessions
 if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
 
-_log = logging.getLogger("dspex.server")
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "payload_too_large"}
 #: The routers of the server itself.
 ROUTERS: Sequence[APIRouter] = (calls.router, sessions.router, programs.router, health.router)
@@ -123,8 +121,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     """All of it for the log, and for the caller what he may know."""
     assert isinstance(error, DspexError)
     problem = problems.of_error(error, request.url.path, _id(request))
-    if problem["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("%s: %s: %s", problem["request_id"], error.code, error.message)
+    problems.log(problem, error)
     return problems.response(problem)
 
 

@@ -105,6 +105,7 @@ class EventStream(Response):
                 await self._chunk(send, _lines(event))
         except DspexError as error:
             problem = problems.of_error(error, self._path, scope["state"]["request_id"])
+            problems.log(problem, error)
             await self._chunk(send, _named("error", problem))
 
     async def _beat(self, send: Send) -> None:
