@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -91,6 +92,8 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             beating = asyncio.create_task(self._beat(send))
             await while_connected(receive, self._send(scope, send))
+        except ClientDisconnect:
+            return  # the response has begun: nobody could be told anything
         finally:
             if beating is not None:
                 beating.cancel()
