@@ -64,6 +64,7 @@ def serve(
     allow_models: Annotated[
         bool, typer.Option("--allow-models", help="Let callers name models, and not only profiles.")
     ] = False,
+    max_body: Annotated[int, typer.Option(min=1, help="MiB that the body of a request may have.")] = 64,
     log: Annotated[
         str, typer.Option(help="What is logged to standard error: debug, info, warning or error.")
     ] = "info",
@@ -90,7 +91,8 @@ def serve(
         chosen = choose(lm, base_url, api_key, settings)
         pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
         runtime = dspex.Runtime(chosen, pools=pools, store=store, settings=settings)
-        asyncio.run(_serve(runtime, host, port, _reference(key), timeout, drain, allow_models))
+        options = {"timeout": timeout, "allow_models": allow_models, "max_body": max_body * 2**20}
+        asyncio.run(_serve(runtime, host, port, _reference(key), drain, options))
     except signals.Interrupted:  # before anything was open
         raise typer.Exit from None
     except dspex.DspexError as error:
@@ -103,9 +105,8 @@ async def _serve(
     host: str,
     port: int,
     key: str | None,
-    timeout: float,
     drain: float,
-    allow_models: bool,
+    options: dict[str, Any],
 ) -> None:
     from dspex.server.app import create_app
     from dspex.server.serving import Server, leaving_on_signals
@@ -113,7 +114,7 @@ async def _serve(
     with leaving_on_signals():
         shown = None if key is None else await _fetched(key)
         async with runtime:
-            app = create_app(runtime, key=shown, timeout=timeout, allow_models=allow_models, opens=False)
+            app = create_app(runtime, key=shown, opens=False, **options)
             server = Server(app, host, port, drain)
             try:
                 await server.serve()
