@@ -91,7 +91,7 @@ def test_what_does_not_end_in_time_is_ended(provider: Provider, tmp_path: Path) 
 
 
 def test_a_second_signal_ends_it_at_once(provider: Provider, tmp_path: Path) -> None:
-    """If this failed, somebody would have to wait for requests of strangers, or find a traceback for his haste."""
+    """If this failed, somebody would have to wait for requests of strangers, or get a traceback instead."""
     provider.reply = lambda _: hanging()
     with served(tmp_path, provider, "--drain", "600") as server, ThreadPoolExecutor(1) as threads:
         threads.submit(httpx.post, f"{server.url}/v1/generate", json=BODY, timeout=60)
