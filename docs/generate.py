@@ -39,6 +39,7 @@ from typer.testing import CliRunner
 import dspex
 from dspex import errors, testing
 from dspex.cli.app import app
+from dspex.cli.commands import COMMANDS, load
 from dspex.settings.options import LMOptions, RuntimeOptions
 from dspex.settings.programs import ProgramOptions
 
@@ -191,12 +192,9 @@ def testing_page() -> str:
 
 def cli_page() -> str:
     """What the command line prints about itself."""
-    commands = [[], *([info.name or ""] for info in app.registered_commands)]
-    for group in app.registered_groups:
-        inner = group.typer_instance
-        assert inner is not None
-        name = group.name or inner.info.name or ""
-        commands += [[name], *([name, info.name or ""] for info in inner.registered_commands)]
+    commands: list[list[str]] = [[]]
+    for name in COMMANDS:
+        commands += [[name], *([name, inner] for inner in getattr(load(name), "commands", ()))]
     parts = []
     for command in commands:
         name = " ".join(["dspex", *command])

@@ -110,9 +110,9 @@ def test_importing_loads_nothing_heavy() -> None:
 
 
 def test_using_the_face_loads_no_dspy() -> None:
-    """The caller's process would carry DSPy, which belongs to the workers."""
+    """The caller's process would carry DSPy, which belongs to the workers, or what only a terminal needs."""
     code = "import dspex; dspex.Runtime(lm='openai/gpt-5-mini').adapter(timeout=1.0); dspex.DSPyAdapter()"
-    assert loaded(code, WORKERS_ONLY) == []
+    assert loaded(code, (*WORKERS_ONLY, "typer", "rich")) == []
     assert loaded("import dspex; [getattr(dspex, name) for name in dspex.__all__]", WORKERS_ONLY) == []
 
 

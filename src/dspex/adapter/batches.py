@@ -17,7 +17,6 @@ from dspex.adapter.base import UNSET, Base, GivenSignature, Sandbox, Unset
 from dspex.adapter.kept import kept, rebuilt
 from dspex.adapter.outcomes import AsyncOutcomes, Ended, Open, Outcomes, Run
 from dspex.adapter.streams import Streams
-from dspex.batch.bar import Bar
 from dspex.batch.batch import Batch, How, Items
 from dspex.batch.journal import Journal
 from dspex.batch.outcome import BatchProgress
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from dspex.adapter.response import Response
+    from dspex.batch.bar import Bar
 
 # Of the calls that a pool can run at once, those that a batch leaves to others.
 _LEFT_TO_OTHERS = 8
@@ -187,7 +187,7 @@ def opener(
             path = Path(options.journal)
             program = hashlib.blake2b(common.program, digest_size=16).hexdigest()
             journal = await asyncio.to_thread(Journal, path, program, common.says)
-        bar = Bar() if options.progress is True else None
+        bar = _bar() if options.progress is True else None
         how = How(
             _most(adapter, common, options.concurrency),
             options.retries,
@@ -205,6 +205,12 @@ def opener(
 
 def _nothing() -> None:
     pass
+
+
+def _bar() -> Bar:
+    from dspex.batch.bar import Bar  # with it comes rich, which nothing else of a runtime needs
+
+    return Bar()
 
 
 def _most(adapter: Base, common: Whole, concurrency: int | None) -> Callable[[], int]:

@@ -1,4 +1,4 @@
-"""All commands, a file each."""
+"""The command line: what holds for all commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 import dspex
-from dspex.cli import modules, run, sandbox, serve, session, status, store
-from dspex.cli.batch import command as batch
-from dspex.cli.chat import command as chat
-from dspex.cli.doctor import command as doctor
+from dspex.cli.commands import Commands
 
 app = typer.Typer(
     name="dspex",
+    cls=Commands,
     help="Run DSPy programs in a supervised pool of worker processes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,15 +33,3 @@ def root(
     ] = False,
 ) -> None:
     """Run DSPy programs in a supervised pool of worker processes."""
-
-
-app.command("run", epilog=run.EXAMPLES)(run.run)
-app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
-app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
-app.command("modules", epilog=modules.EXAMPLES)(modules.modules)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command("sandbox", epilog=sandbox.EXAMPLES)(sandbox.sandbox)
-app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
-app.command("status", epilog=status.EXAMPLES)(status.status)
-app.add_typer(store.app)
-app.add_typer(session.app)

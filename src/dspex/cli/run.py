@@ -12,6 +12,7 @@ import typer
 
 import dspex
 from dspex.adapter.named import NamedProgram
+from dspex.adapter.runtime import Runtime
 from dspex.cli.lms import choose, one_worker
 from dspex.cli.show import Progress, outputs, problem, summary
 from dspex.cli.telling import tell
@@ -152,7 +153,7 @@ def _ask(
         prompt, inputs = _inputs({field.name: field.type for field in parsed.inputs}, arguments)
         make(module, fill(parsed, prompt, inputs)[0])
     with Progress(quiet=how.as_json) as progress:
-        runtime = dspex.Runtime(lm, pools=one_worker(settings), settings=settings)
+        runtime = Runtime(lm, pools=one_worker(settings), settings=settings)
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
             if named:

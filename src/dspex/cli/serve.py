@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import dspex
+from dspex.adapter.runtime import Runtime
 from dspex.cli import signals
 from dspex.cli.lms import choose
 from dspex.cli.run import USAGE
@@ -90,7 +91,7 @@ def serve(
         settings = dspex.Settings()
         chosen = choose(lm, base_url, api_key, settings)
         pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
-        runtime = dspex.Runtime(chosen, pools=pools, store=store, settings=settings)
+        runtime = Runtime(chosen, pools=pools, store=store, settings=settings)
         options = {"timeout": timeout, "allow_models": allow_models, "max_body": max_body * 2**20}
         asyncio.run(_serve(runtime, host, port, _reference(key), drain, options))
     except signals.Interrupted:  # before anything was open
@@ -101,7 +102,7 @@ def serve(
 
 
 async def _serve(
-    runtime: dspex.Runtime,
+    runtime: Runtime,
     host: str,
     port: int,
     key: str | None,

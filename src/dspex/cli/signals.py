@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _came: list[int] = []
@@ -58,6 +60,19 @@ def leave_at_once() -> None:
 def interrupt() -> None:
     """Have the first signal raise ``Interrupted`` in the main thread, and a second one end this process."""
     _on_each(_interrupt)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Have signals end this process as it is while a command is imported, where they would interrupt it."""
+    if all(signal.getsignal(number) is not _interrupt for number in _ENDING):
+        yield
+        return
+    leave_at_once()
+    try:
+        yield
+    finally:
+        interrupt()
 
 
 def tell(stopped: Interrupted) -> None:

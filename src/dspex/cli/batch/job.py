@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dspex
+from dspex.adapter.runtime import Runtime
 from dspex.cli import signals
 from dspex.cli.batch.bar import Tally
 from dspex.cli.batch.checked import Checked, open_input
@@ -136,8 +137,8 @@ class Job:
             yield settings, chosen, what, rows, mapped
 
     @contextmanager
-    def _open(self, chosen: dspex.LM | str | None, settings: dspex.Settings) -> Iterator[dspex.Runtime]:
-        runtime = dspex.Runtime(chosen, settings=settings)
+    def _open(self, chosen: dspex.LM | str | None, settings: dspex.Settings) -> Iterator[Runtime]:
+        runtime = Runtime(chosen, settings=settings)
         with ExitStack() as stack:
             # Its bar is gone before that of the rows begins.
             with Progress(quiet=self.as_json) as progress:

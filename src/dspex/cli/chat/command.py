@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import dspex
+from dspex.adapter.runtime import Runtime
 from dspex.adapter.session.conversation import CHAT
 from dspex.cli.chat.lines import Lines
 from dspex.cli.chat.talk import Asked, Talk
@@ -102,7 +103,7 @@ def chat(
         kept = session is not None or lines.typed
         where = store_of(store, settings) if kept else "memory"
         with Progress(quiet=as_json) as progress:
-            runtime = dspex.Runtime(chosen, pools=one_worker(settings), settings=settings, store=where)
+            runtime = Runtime(chosen, pools=one_worker(settings), settings=settings, store=where)
             runtime.on(dspex.LocalModelProgress, progress.show)
             runtime.open()
         with _closing(runtime):
@@ -213,7 +214,7 @@ def _greet(talk: Talk, lines: Lines, where: str) -> None:
 
 
 @contextmanager
-def _closing(runtime: dspex.Runtime) -> Iterator[None]:
+def _closing(runtime: Runtime) -> Iterator[None]:
     try:
         yield
     finally:
