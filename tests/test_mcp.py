@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import dspex
+from dspex.runtime.mcp_process import MCPProcess
 from tests.agents import Act, observations, react
 from tests.processes import alive, descendants, until
 from tests.provider import Provider
@@ -205,6 +207,15 @@ def test_closing_leaves_nothing_behind(provider: Provider) -> None:
         pids = [int(seen(got, turn)) for turn in range(2)]
         assert all(alive(pid) for pid in pids)
     until(lambda: not any(alive(pid) for pid in pids))
+
+
+@pytest.mark.anyio
+async def test_a_program_that_does_not_end_is_killed_and_reaped() -> None:
+    """If this failed, a server that hangs would be left as a zombie, and asyncio would complain of it."""
+    before = {child.pid for child in psutil.Process().children()}
+    async with MCPProcess(["sleep", "600"], dict(os.environ), None):
+        (pid,) = {child.pid for child in psutil.Process().children()} - before
+    assert not psutil.pid_exists(pid)  # as a zombie would
 
 
 def test_a_server_dies_with_a_supervisor_that_is_killed(provider: Provider) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +19,8 @@ from tests.processes import until
 from tests.provider import echo
 from tests.tracing import kept
 
-PROGRAMS = {"triage": {"signature": "report -> urgency", "module": "dspy.Predict"}}
+GUIDE = (Path(__file__).parents[1] / "docs" / "how-to" / "http.md").read_text()
+PROGRAMS = tomllib.loads("".join(re.findall(r"^```toml\n(.*?)^```", GUIDE, re.M | re.S)))["program"]
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +110,35 @@ def test_not_ready_while_it_stops(scene: Scene) -> None:
 
 def test_the_guides_commands(scene: Scene) -> None:
     """If this failed, what the guide has for the first try would not work."""
-    page = (Path(__file__).parents[1] / "docs" / "how-to" / "http.md").read_text()
-    asked = re.findall(r"curl [^\n]*localhost:8000(/\S+) [^\n]*\\\n  -d '([^']+)'", page)
-    assert {path for path, _ in asked} == {"/v1/generate", "/v1/stream"}
+    asked = re.findall(r"curl [^\n]*localhost:8000(/[^\s$]+) [^\n]*\\\n  -d '([^']+)'", GUIDE)
+    paths = {"/v1/generate", "/v1/stream", "/v1/programs/triage", "/v1/sessions/user-42/programs"}
+    assert {path for path, _ in asked} == paths
     for path, body in asked:
         answer = scene.client.post(path, content=body, headers={"content-type": "application/json"})
-        assert answer.status_code == 200, answer.text
+        assert answer.is_success, answer.text
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_guides_commands_in_a_shell(scene: Scene) -> None:
+    """If this failed, what somebody copies from the guide into a terminal would not work there."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", GUIDE, re.M | re.S)
+    typed = "".join(block for block in blocks if "localhost:8000" in block)
+    assert typed.count("curl ") == 7
+    url = str(scene.client.base_url).removeprefix("http://").rstrip("/")
+    script = "curl() { command curl -w '%{stderr}%{http_code} ' \"$@\"; }\n" + typed.replace(
+        "localhost:8000", url
+    )
+    ran = subprocess.run(["sh", "-euc", script], check=False, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.split() == ["200", "200", "201", "200", "200", "200", "422"]
+    assert "event: final" in ran.stdout
+
+
+def test_the_guides_problem(scene: Scene) -> None:
+    """If this failed, the guide would show another error than callers get."""
+    (shown,) = re.findall(r"^```json\n(.*?)^```", GUIDE, re.M | re.S)
+    problem = scene.client.post("/v1/generate", json={"signature": "question -> answer"}).json()
+    assert json.loads(shown) | {"request_id": problem["request_id"]} == problem
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])

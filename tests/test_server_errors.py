@@ -11,17 +11,18 @@ import pytest
 
 import dspex
 from dspex.errors import BY_CODE
-from dspex.server import problems
-from tests.http_scene import Scene, serving
+from dspex.server import problems, wording
+from tests.http_scene import Scene, events, serving
 from tests.provider import echo, fault, hanging
 
 LIMIT = 100_000
 KEY = "schlüssel"
+BROKEN = {"broken": {"signature": "secret_field ->"}}
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Scene]:
-    with serving(key=KEY, settings=dspex.Settings(file=False, max_payload=LIMIT)) as scene:
+    with serving(key=KEY, settings=dspex.Settings(file=False, max_payload=LIMIT, programs=BROKEN)) as scene:
         scene.client.headers = httpx.Headers([(b"Authorization", f"Bearer {KEY}".encode())])
         yield scene
 
@@ -130,6 +131,80 @@ def test_a_program_that_is_not_there(scene: Scene) -> None:
     assert made.status_code == 201
     answer = scene.client.post("/v1/sessions/known/programs/none/execute", json={"prompt": "hi"})
     assert "GET /v1/sessions/" in check(answer, 404, "unknown_program")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"prompt": None}, "give it in `inputs` or as the prompt"),
+        ({"module": "dspy.ReAct"}, "needs `tools`: import paths"),
+        ({"module": "dspy.ReAct", "tools": ["nope"]}, "give an import path such as"),
+        ({"module": "dspy.BestOfN"}, "needs the option `reward`: an import path"),
+        ({"options": {"demos": []}}, "given to POST /v1/sessions/{id}/programs"),
+        ({"lm": "nobody"}, "no LM profile 'nobody'; profiles: pieces."),
+        ({"lm": "openai/other"}, "the name of a profile of this server's"),
+        ({"options": {"state": "x"}}, "'state' is no option for remote callers"),
+        (
+            {"signature": {"inputs": {"q": "str"}, "outputs": {"a": "strin"}}},
+            "outputs.a: unknown type 'strin'",
+        ),
+    ],
+)
+def test_next_steps_can_be_taken_over_http(scene: Scene, body: dict[str, Any], told: str) -> None:
+    """If this failed, a caller in another language would be told to write Python, or not what to mend."""
+    problem = scene.generate(**body).json()
+    assert told in problem["detail"]
+    for python in ("dspex.", "=[", "=...", "(...", "={"):
+        assert python not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            "no session 'a'; adapter.session(...) makes one",
+            "no session 'a'; POST /v1/sessions/{id}/programs makes one",
+        ),
+        ("it is wrong; give it as Something(value=...), please", "it is wrong"),
+        ("it is wrong; raise Settings(max_payload=...)", "it is wrong"),
+        ("pass tools=[...]", wording.NOTHING),
+        (
+            "the input 'x' has to be list[str] | None, or (1, 2)",
+            "the input 'x' has to be list[str] | None, or (1, 2)",
+        ),
+    ],
+)
+def test_python_is_left_out(message: str, told: str) -> None:
+    """If this failed, a message that is new would tell of Python, or one that does not would be cut."""
+    assert wording.over_http(message) == told
+
+
+def test_a_programs_own_name_is_taken(scene: Scene) -> None:
+    """If this failed, a caller would be told of methods that a session has in Python."""
+    body = {"signature": "question -> answer", "name": "short"}
+    assert scene.client.post("/v1/sessions/names/programs", json=body).status_code == 201
+    problem = check(scene.client.post("/v1/sessions/names/programs", json=body), 422, "invalid_option")
+    assert "GET /v1/sessions/{id}/programs lists them" in problem["detail"]
+    several = {"signature": "q -> a", "modules": ["dspy.Predict"] * 2, "options": {"temperature": 1}}
+    problem = check(scene.client.post("/v1/sessions/names/programs", json=several), 422, "invalid_option")
+    assert problem["detail"] == "a program of several modules takes no options; make one of a single module"
+
+
+def test_what_the_operator_wrote_wrong(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """If this failed, strangers would read the settings, or the operator would not learn what to mend."""
+    problem = check(scene.client.post("/v1/programs/broken", json={"prompt": "hi"}), 422, "invalid_signature")
+    assert "secret_field" not in str(problem)
+    assert problem["request_id"] in caplog.text
+    assert "secret_field" in caplog.text
+
+
+def test_a_stream_that_fails_is_in_the_log(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """If this failed, the log would not have what callers of streams are told that it has."""
+    scene.provider.reply = lambda _: fault(401, message="bad key")
+    answer = scene.client.post("/v1/stream", json={"prompt": "hi", "signature": "question -> answer"})
+    name, problem = events(answer)[-1]
+    assert (name, problem["code"]) == ("error", "lm_auth")
+    assert f"{problem['request_id']}: lm_auth: " in caplog.text
 
 
 def test_a_stream_that_is_refused(scene: Scene) -> None:

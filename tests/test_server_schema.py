@@ -23,6 +23,11 @@ _CHECKS = [
     checks.content_type_conformance,
     checks.response_schema_conformance,
 ]
+# The server is in this process and draws how long its pauses are, also while a request is made up. Hypothesis
+# sees that somebody used `random`, and takes the strategies to be who did.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Do not use the .random. module:hypothesis.errors.HypothesisDeprecationWarning"
+)
 _FAST = settings(
     max_examples=12,
     deadline=None,

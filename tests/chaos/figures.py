@@ -88,6 +88,14 @@ async def back_to(runtime: dspex.Runtime, size: int, pool: str = "general", guar
     return time.monotonic() - started
 
 
+async def alone(runtime: dspex.Runtime, pool: str = "general", guard: float = 30.0) -> None:
+    """Wait until no other pool has workers: those in which suspects ran alone go when nobody needs them."""
+    started = time.monotonic()
+    while any(stats.workers for name, stats in runtime.stats().pools.items() if name != pool):
+        assert time.monotonic() - started < guard, runtime.stats().pools
+        await asyncio.sleep(0.01)
+
+
 async def ends(count: int, at_once: int, one: Callable[[int], Awaitable[None]]) -> Counter[str]:
     """Make so many calls with so many in flight: how each ended, ``ok`` or the code of its error."""
     found: Counter[str] = Counter()

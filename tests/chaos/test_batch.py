@@ -154,7 +154,7 @@ def test_a_provider_that_fails_at_random_costs_no_row(provider: Provider, runtim
 
 
 _FULL = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 import dspex
 from tests.provider import Provider
 
@@ -171,6 +171,9 @@ with Provider() as provider, dspex.Runtime(dspex.LM("openai/x", base_url=provide
     kept = (folder / "small" / "journal").read_bytes()
     (folder / "large").mkdir()
     (folder / "large" / "journal").write_bytes(kept)
+    # What was on its way when the disk was full was stopped, and may still reach the provider.
+    while provider.in_flight or any(worker.in_flight for worker in runtime.stats().pools["general"].workers):
+        time.sleep(0.05)
     asked = len(provider.requests)
     outcomes = adapter.batch(questions, signature="question -> answer", journal=folder / "large" / "journal")
     print(json.dumps({

@@ -14,7 +14,7 @@ import pytest
 from bench.measure import provider
 
 import dspex
-from tests.chaos.figures import back_to, ends, figures, pids, zygote_of
+from tests.chaos.figures import alone, back_to, ends, figures, pids, zygote_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
 
@@ -55,12 +55,14 @@ async def test_a_storm_of_kills_costs_hardly_a_call(elsewhere: str) -> None:
         await ends(CALLS // 5, AT_ONCE, ask)  # what grows once has grown
         storm.cancel()
         await back_to(runtime, WORKERS)
+        await alone(runtime)
         before, counted = figures(), runtime.stats().pools["general"]
         kills.clear()
         storm = asyncio.create_task(killing(runtime, 0.1, kills))
         found = await ends(CALLS, AT_ONCE, ask)
         storm.cancel()
         seconds = await back_to(runtime, WORKERS)
+        await alone(runtime)
         after, stats = figures(), runtime.stats().pools["general"]
     print(f"{len(kills)} kills: {dict(found)}; complete after {seconds:.2f} s; {before} -> {after}")
     assert len(kills) > 10

@@ -34,7 +34,7 @@ COMMANDS = {
         "dspex.cli.sandbox",
         "Fetch Pyodide (6 MB), on which the sandbox 'deno' runs generated code, and make its snapshot.",
     ),
-    "serve": Place("dspex.cli.serve", "Serve programs over HTTP, until SIGTERM or Ctrl-C."),
+    "serve": Place("dspex.cli.serve", "Serve programs over HTTP, until SIGTERM, SIGHUP or Ctrl-C."),
     "status": Place("dspex.cli.status", "Show the open runtimes of this user, their workers and calls."),
     "store": Place("dspex.cli.store", "The database in which sessions are kept."),
     "session": Place("dspex.cli.session", "The sessions of a store: listed, shown, exported, deleted."),

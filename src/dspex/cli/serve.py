@@ -12,6 +12,7 @@ import typer
 
 import dspex
 from dspex.adapter.runtime import Runtime
+from dspex.cli import signals
 from dspex.cli.lms import choose
 from dspex.cli.run import USAGE
 from dspex.cli.show import problem
@@ -64,17 +65,18 @@ def serve(
     allow_models: Annotated[
         bool, typer.Option("--allow-models", help="Let callers name models, and not only profiles.")
     ] = False,
+    max_body: Annotated[int, typer.Option(min=1, help="MiB that the body of a request may have.")] = 64,
     log: Annotated[
         str, typer.Option(help="What is logged to standard error: debug, info, warning or error.")
     ] = "info",
     quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
 ) -> None:
-    """Serve programs over HTTP, until SIGTERM or Ctrl-C.
+    """Serve programs over HTTP, until SIGTERM, SIGHUP or Ctrl-C.
 
     Settings are read from dspex.toml, or [tool.dspex] in pyproject.toml, here or above; $DSPEX_SETTINGS names
     another file. The OpenAPI document is at /openapi.json.
 
-    Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 it could not start, 2 the command line is wrong.
+    Exit codes: 0 stopped by a signal, 1 it could not start, 2 the command line is wrong.
     """
     try:
         if find_spec("fastapi") is None or find_spec("uvicorn") is None:
@@ -90,7 +92,10 @@ def serve(
         chosen = choose(lm, base_url, api_key, settings)
         pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
         runtime = Runtime(chosen, pools=pools, store=store, settings=settings)
-        asyncio.run(_serve(runtime, host, port, _reference(key), timeout, drain, allow_models))
+        options = {"timeout": timeout, "allow_models": allow_models, "max_body": max_body * 2**20}
+        asyncio.run(_serve(runtime, host, port, _reference(key), drain, options))
+    except signals.Interrupted:  # before anything was open
+        raise typer.Exit from None
     except dspex.DspexError as error:
         problem(error, as_json=False)
         raise typer.Exit(_BAD_USAGE if isinstance(error, USAGE) else _FAILED) from None
@@ -101,21 +106,21 @@ async def _serve(
     host: str,
     port: int,
     key: str | None,
-    timeout: float,
     drain: float,
-    allow_models: bool,
+    options: dict[str, Any],
 ) -> None:
     from dspex.server.app import create_app
-    from dspex.server.serving import Server
+    from dspex.server.serving import Server, leaving_on_signals
 
-    shown = None if key is None else await _fetched(key)
-    async with runtime:
-        app = create_app(runtime, key=shown, timeout=timeout, allow_models=allow_models, opens=False)
-        server = Server(app, host, port, drain)
-        try:
-            await server.serve()
-        except SystemExit:  # uvicorn's end when the address is taken; it has logged why
-            raise typer.Exit(_FAILED) from None
+    with leaving_on_signals():
+        shown = None if key is None else await _fetched(key)
+        async with runtime:
+            app = create_app(runtime, key=shown, opens=False, **options)
+            server = Server(app, host, port, drain)
+            try:
+                await server.serve()
+            except SystemExit:  # uvicorn's end when the address is taken; it has logged why
+                raise typer.Exit(_FAILED) from None
 
 
 def _reference(key: str | None) -> str | None:

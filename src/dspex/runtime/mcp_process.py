@@ -88,6 +88,9 @@ class MCPProcess:
                 await process.wait()
         except (TimeoutError, asyncio.CancelledError):
             kill_group(process.pid)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await process.wait()  # so that the loop has heard of its end before it is closed itself
         finally:
             self._lifeline.cut()
             for task in self._tasks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -25,8 +24,9 @@ from dspex.server.routes import calls, health, programs, sessions
 if TYPE_CHECKING:
     from dspex.adapter.runtime import Runtime
 
-_log = logging.getLogger("dspex.server")
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "payload_too_large"}
+#: Bytes that a body may have: each is in memory until its call has been sent, and many may come at once.
+MAX_BODY = 64 * 2**20
 #: The routers of the server itself.
 ROUTERS: Sequence[APIRouter] = (calls.router, sessions.router, programs.router, health.router)
 
@@ -41,6 +41,7 @@ def create_app(
     key: str | None = None,
     timeout: float = 120.0,
     allow_models: bool = False,
+    max_body: int = MAX_BODY,
     body_timeout: float = 30.0,
     tenant_of: Callable[[Request], str | None] = _nobody,
     routers: Sequence[APIRouter] = (),
@@ -53,6 +54,7 @@ def create_app(
         key: The key that callers have to show; None asks for none.
         timeout: The most seconds that a call may take, and what it has when it says nothing.
         allow_models: Whether callers may name models, and not only the profiles of the settings.
+        max_body: Bytes that the body of a request may have; never more than the settings' ``max_payload``.
         body_timeout: Seconds within which the body of a request has to come.
         tenant_of: Gives the tenant of a request.
         routers: Routes besides.
@@ -87,7 +89,8 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _on_left)
     app.add_exception_handler(Exception, _on_bug)
     # Outermost of what can be added; it is plain ASGI, and not wrapped once more for each request.
-    app.add_middleware(Edge, key=key, max_body=runtime.core.settings.max_payload, body_timeout=body_timeout)
+    limit = min(max_body, runtime.core.settings.max_payload)
+    app.add_middleware(Edge, key=key, max_body=limit, body_timeout=body_timeout)
     _document(app, with_key=key is not None)
     return app
 
@@ -123,8 +126,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     """All of it for the log, and for the caller what he may know."""
     assert isinstance(error, DspexError)
     problem = problems.of_error(error, request.url.path, _id(request))
-    if problem["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("%s: %s: %s", problem["request_id"], error.code, error.message)
+    problems.log(problem, error)
     return problems.response(problem)
 
 

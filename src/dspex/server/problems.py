@@ -6,6 +6,7 @@ A remote caller gets those that are about what was sent, and of all others one s
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -16,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from dspex.errors import DspexError, NotAllowed
+from dspex.server.wording import over_http
 from dspex.wire.jsonready import json_ready
 
+_log = logging.getLogger("dspex.server")
 MEDIA_TYPE = "application/problem+json"
 
 #: The status of every code.
@@ -89,11 +92,13 @@ _OPEN = frozenset(
 # Codes whose details are, and whose messages say what to write in Python.
 _REWORDED = frozenset({"unknown_program", "session_expired", "payload_too_large", "python_timeout"})
 # Details of an error that stands in the operator's own files or environment.
-_INSIDE = frozenset({"file", "line", "variable", "frames", "traceback", "pid", "path"})
+_INSIDE = frozenset({"file", "line", "variable", "frames", "traceback", "pid"})
+# What options are named after that stand in the settings.
+_SETTINGS = ("program.", "lm.", "pool.")
 _TOLD = frozenset(
     {
-        "elapsed", "expected", "field", "fields", "known", "limit", "missing", "module", "option", "phase",
-        "position", "size", "so_far", "stage", "unknown",
+        "elapsed", "expected", "field", "fields", "known", "limit", "missing", "module", "option", "path",
+        "phase", "position", "size", "so_far", "stage", "unknown",
     }
 )  # fmt: skip
 
@@ -113,7 +118,7 @@ _SENTENCES: Mapping[str, str] = {
     "worker_lost": "the worker that ran the call was lost; try again",
     "poison_call": "the call killed its worker twice and is not tried again",
     "cancelled": "the call was stopped before it ended",
-    "python_error": "the program failed; its log has the error under this request id",
+    "python_error": "the program failed; the server's log has the error under this request id",
     "tool_error": "a tool of the program failed",
     "sandbox_error": "code that the model wrote failed",
     "sandbox_missing": "there is no sandbox here for code that a model writes",
@@ -131,7 +136,8 @@ _SENTENCES: Mapping[str, str] = {
     "store_error": "the store of sessions cannot be used at the moment; try again later",
     "session_quota": "no more sessions may be made at the moment",
 }
-_UNKNOWN = "the call failed; the server's log has the error under this request id"
+#: What is told where nothing may be.
+UNKNOWN = "the call failed; the server's log has the error under this request id"
 
 #: Seconds to wait, said with 429 and 503 where nothing better is known.
 RETRY_AFTER = 1
@@ -177,13 +183,27 @@ class Forbidden(NotAllowed):
 
 def told(error: DspexError) -> tuple[str, dict[str, Any]]:
     """What a remote caller may know of an error: a text, and details."""
-    if isinstance(error, Forbidden) or (
-        error.code in _OPEN | _REWORDED and not _INSIDE & error.details.keys()
-    ):
-        details = {name: value for name, value in error.details.items() if name in _TOLD}
-        return _SENTENCES.get(error.code, error.message), details
+    if isinstance(error, Forbidden):
+        return error.message, _few(error.details)
+    if error.code in _OPEN | _REWORDED and not _is_of_the_inside(error):
+        details = _few(error.details)
+        if error.code in _OPEN and isinstance(expected := details.get("expected"), str):
+            details["expected"] = over_http(expected)
+        return _SENTENCES.get(error.code) or over_http(error.message), details
     so_far = error.details.get("so_far")
-    return _SENTENCES.get(error.code, _UNKNOWN), {} if so_far is None else {"so_far": so_far}
+    return _SENTENCES.get(error.code, UNKNOWN), {} if so_far is None else {"so_far": so_far}
+
+
+def _few(details: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in details.items() if name in _TOLD}
+
+
+def _is_of_the_inside(error: DspexError) -> bool:
+    """Whether it is about what stands in the operator's files and environment, and not in a request."""
+    if _INSIDE & error.details.keys() or str(error.details.get("option", "")).startswith(_SETTINGS):
+        return True
+    # A place in what was sent, such as `inputs.question`; else a module's or a file's.
+    return bool({":", "/"} & set(str(error.details.get("path", ""))))
 
 
 def of_error(error: DspexError, instance: str, request_id: str | None) -> dict[str, Any]:
@@ -200,6 +220,12 @@ def of_error(error: DspexError, instance: str, request_id: str | None) -> dict[s
         retry_after=_wait(status, error.retry_after),
         details=json_ready(details),
     )
+
+
+def log(problem: Mapping[str, Any], error: DspexError) -> None:
+    """Write down what the caller is not told, under the id that he is."""
+    if problem["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR or problem["detail"] == UNKNOWN:
+        _log.warning("%s: %s: %s", problem["request_id"], error.code, error.message)
 
 
 def of_status(

@@ -10,13 +10,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from dspex.errors import InvalidOption
+from dspex.server.connection import Connection
 
 _log = logging.getLogger("dspex.server")
 # Seconds that a connection without a request is kept.
@@ -26,7 +27,7 @@ _LAST_WORDS = 2
 
 
 class Server(uvicorn.Server):
-    """Stops on SIGTERM and Ctrl-C when what was accepted has ended; a second signal stops it at once.
+    """Stops on a signal when what was accepted has ended; a second signal stops it at once.
 
     Args:
         app: What it serves, as ``create_app`` makes it.
@@ -41,6 +42,7 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                http=Connection,
                 access_log=False,  # the edge's own line has the request's id
                 log_config=None,
                 server_header=False,
@@ -60,13 +62,8 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():  # signals are not for others
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
-        try:
+        with _on_signals(self.handle_exit):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests end that were accepted; those that do not in time are answered with 503."""
@@ -84,6 +81,10 @@ class Server(uvicorn.Server):
             await self._app.state.dspex.runtime.aclose()
             await self._all_ended(_LAST_WORDS, patient=True)
         await super().shutdown(sockets)
+        if (
+            self.force_exit
+        ):  # uvicorn leaves it out then, and the application would be cut off in its lifespan
+            await self.lifespan.shutdown()
 
     async def _all_ended(self, seconds: float, *, patient: bool = False) -> bool:
         end = time.monotonic() + seconds
@@ -98,6 +99,43 @@ class Server(uvicorn.Server):
         self._app.state.dspex.stopping = True
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+@contextlib.contextmanager
+def leaving_on_signals() -> Generator[None, None, None]:
+    """Have a signal cancel this task, and end the block as if nothing were wrong: leaving was asked for.
+
+    For what a server does before it listens and after; in between it has its own way of stopping.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    came: list[int] = []
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        # Not an exception from here: it would end whatever the loop does at this moment.
+        loop.call_soon_threadsafe(task.cancel)
+
+    try:
+        with _on_signals(leave):
+            yield
+    except asyncio.CancelledError:
+        if not came:
+            raise
+        _log.info("stopped by %s", signal.Signals(came[0]).name)
+
+
+@contextlib.contextmanager
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> Generator[None, None, None]:
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # `nohup`, and a shell that starts a job in the background, ignore some for good reason.
+    heard = [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def check_address(host: str, key: str | None) -> None:

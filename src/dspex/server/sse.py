@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -91,6 +92,8 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             beating = asyncio.create_task(self._beat(send))
             await while_connected(receive, self._send(scope, send))
+        except ClientDisconnect:
+            return  # the response has begun: nobody could be told anything
         finally:
             if beating is not None:
                 beating.cancel()
@@ -105,6 +108,7 @@ class EventStream(Response):
                 await self._chunk(send, _lines(event))
         except DspexError as error:
             problem = problems.of_error(error, self._path, scope["state"]["request_id"])
+            problems.log(problem, error)
             await self._chunk(send, _named("error", problem))
 
     async def _beat(self, send: Send) -> None:
