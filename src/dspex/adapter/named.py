@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspex.adapter.base import UNSET, Unset
 from dspex.adapter.batched import Batched
-from dspex.adapter.batches import Options, Whole, of_document, opener
+from dspex.adapter.itemwise import Options, Whole, of_document, opener
 from dspex.adapter.outcomes import Open
 from dspex.adapter.response import Response
 from dspex.adapter.stream import AsyncStream, Stream
