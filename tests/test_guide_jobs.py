@@ -151,8 +151,8 @@ def test_celery(worker: Worker, provider: Provider) -> None:
     results = [worker.ask(f"question {number}") for number in range(6)]
     assert [result.get(timeout=60) for result in results] == [f"question {number}" for number in range(6)]
 
-    # A limit of Celery's stops the work, too: the soft one by an exception, the hard one by a kill. One of the
-    # two processes may not have been asked yet: it opens its runtime first, and has time for that.
+    # A limit of Celery's stops the work, too: the soft one by an exception, the hard one by a kill. One of
+    # the two processes may not have been asked yet: it opens its runtime first, and has time for that.
     provider.reply = lambda _: hanging()
     soft = worker.ask("soft", soft_time_limit=5)
     with pytest.raises(SoftTimeLimitExceeded):
