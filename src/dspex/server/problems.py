@@ -139,6 +139,9 @@ _SENTENCES: Mapping[str, str] = {
 #: What is told where nothing may be.
 UNKNOWN = "the call failed; the server's log has the error under this request id"
 
+# As RFC 9110 has them; Python does from 3.13 on.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+
 #: Seconds to wait, said with 429 and 503 where nothing better is known.
 RETRY_AFTER = 1
 
@@ -151,7 +154,7 @@ class Problem(BaseModel):
             "examples": [
                 {
                     "type": "urn:dspex:error:invalid_input",
-                    "title": "Unprocessable Entity",
+                    "title": "Unprocessable Content",
                     "status": 422,
                     "detail": "missing input 'question'",
                     "instance": "/v1/generate",
@@ -248,7 +251,7 @@ def _body(
 ) -> dict[str, Any]:
     return {
         "type": f"urn:dspex:error:{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": _TITLES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": instance,
