@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,9 @@ _HINTS = {
 class Progress:
     """How far the embedded model is: a bar on a terminal, a line for each step elsewhere.
 
+    A bar takes hold of standard output as well, and draws itself anew many times a second: there is one only
+    from a model's first step to its last, and none once it was told to ``end``.
+
     Args:
         quiet: Elsewhere nothing, for programs that read standard error.
     """
@@ -41,37 +45,53 @@ class Progress:
         self._quiet = quiet
         self._bar: Bar | None = None
         self._step = ""
+        self._over = False
+        # Steps are told on the thread of events, and the end on another.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            columns = (TextColumn("[dim]{task.description}"), BarColumn(), DownloadColumn())
-            self._bar = Bar(*columns, console=self._console, transient=True)
-            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.end()
+
+    def end(self) -> None:
+        """Let go of the terminal: what comes after it is told in lines. Safe to repeat."""
+        with self._lock:
+            self._over = True
+            self._stop()
 
     def show(self, event: dspex.LocalModelProgress) -> None:
         """Take note of one event; called on the thread of events."""
-        text = _STEPS.get(event.step, event.step)
-        new = event.step != self._step
-        self._step = event.step
-        if self._bar is None:
-            if new and not self._quiet:
+        with self._lock:
+            text = _STEPS.get(event.step, event.step)
+            new = event.step != self._step
+            self._step = event.step
+            if event.step == "loading" and event.done == event.total:
+                self._stop()  # the model works from here on
+            elif self._console.is_terminal and not self._over:
+                self._draw(text, event, new=new)
+            elif new and not self._quiet:
                 self._console.print(f"{text} ...", style="dim", highlight=False)
-            return
-        if event.step == "loading" and event.done == event.total:
-            self._bar.stop()  # the model works from here on
-            return
+
+    def _draw(self, text: str, event: dspex.LocalModelProgress, *, new: bool) -> None:
+        if self._bar is None:
+            columns = (TextColumn("[dim]{task.description}"), BarColumn(), DownloadColumn())
+            self._bar = Bar(*columns, console=self._console, transient=True)
+            self._bar.start()
+            new = True
         if new:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
             self._bar.add_task(text, total=event.total)
         self._bar.update(self._bar.task_ids[-1], completed=event.done, total=event.total)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 def outputs(response: dspex.Response) -> None:
