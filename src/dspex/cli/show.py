@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.progress import Progress as Bar
 
 import dspex
+from dspex.cli.legible import legible, to_output
 from dspex.wire.jsonready import json_ready
 
 _STEPS = {
@@ -101,10 +102,10 @@ def outputs(response: dspex.Response) -> None:
         for name, value in response.outputs.items()
     }
     if len(texts) == 1:
-        print(*texts.values())
+        print(to_output(*texts.values()))
     else:
         for name, text in texts.items():
-            print(f"{name}: {text}")
+            print(f"{name}: {to_output(text)}")
 
 
 def summary(response: dspex.Response) -> None:
@@ -126,7 +127,7 @@ def problem(error: dspex.DspexError, *, as_json: bool, hints: bool = True) -> No
         return
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"[bold red]{error.code}[/]", end=" ", highlight=False)
-    console.print(error.message, highlight=False, markup=False)
+    console.print(legible(error.message), highlight=False, markup=False)
     if hints and (hint := next((text for kind, text in _HINTS.items() if isinstance(error, kind)), None)):
         console.print(hint, style="dim", highlight=False, markup=False)
     for frame in error.details.get("frames", []):
