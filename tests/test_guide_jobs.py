@@ -151,14 +151,15 @@ def test_celery(worker: Worker, provider: Provider) -> None:
     results = [worker.ask(f"question {number}") for number in range(6)]
     assert [result.get(timeout=60) for result in results] == [f"question {number}" for number in range(6)]
 
-    # A limit of Celery's stops the work, too: the soft one by an exception, the hard one by a kill.
+    # A limit of Celery's stops the work, too: the soft one by an exception, the hard one by a kill. One of
+    # the two processes may not have been asked yet: it opens its runtime first, and has time for that.
     provider.reply = lambda _: hanging()
-    soft = worker.ask("soft", soft_time_limit=1)
+    soft = worker.ask("soft", soft_time_limit=5)
     with pytest.raises(SoftTimeLimitExceeded):
-        soft.get(timeout=30)
-    until(lambda: provider.disconnects == 1)
-    worker.ask("hard", time_limit=1)
-    until(lambda: provider.disconnects == 2)
+        soft.get(timeout=60)
+    until(lambda: provider.disconnects == 1, 30)
+    worker.ask("hard", time_limit=5)
+    until(lambda: provider.disconnects == 2, 30)
 
     provider.reply = sequence(fault(401), echo())
     with pytest.raises(dspex.LMAuth):
