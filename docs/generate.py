@@ -210,10 +210,11 @@ def metrics_page() -> str:
     rest = [f" {kind} | {', '.join(labels)} | {text} |" for kind, labels, text in METRICS.values()]
     return page(
         "Metrics",
-        "`runtime.metrics()` and `/metrics` of `dspex serve` have these, in Prometheus' text format. How to use "
-        "them is told in [Metrics and insights](../how-to/metrics.md).",
-        "No label has values without bound: of models and modules 200 are told apart, the others are `others`. "
-        "Tenants, sessions and requests are no labels. The pools of tenants count with the pool that they are of.",
+        "`runtime.metrics()` and `/metrics` of `dspex serve` have these, in Prometheus' text format. How to "
+        "use them is told in [Metrics and insights](../how-to/metrics.md).",
+        "No label has values without bound: of models and modules 200 are told apart, the others are "
+        "`others`. Tenants, sessions and requests are no labels. The pools of tenants count with the pool "
+        "that they are of.",
         "\n".join(
             ["| Metric | Kind | Labels | What it is |", "|---|---|---|---|", *map(str.__add__, rows, rest)]
         ),
