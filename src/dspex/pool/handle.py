@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-import msgspec
-
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.lm.limits import Permit
 from dspex.pool.callbacks import CallbackRoute
 from dspex.pool.introductions import Introductions
@@ -25,7 +23,6 @@ from dspex.wire.messages import (
     NOTHING,
     PROTOCOL,
     Beat,
-    Call,
     Cancel,
     Chunk,
     Fault,
@@ -188,34 +185,9 @@ class WorkerHandle:
         self._knows.introduce(work, self.in_flight.values())
         work.attempts += 1
         work.started = time.monotonic()
-        blob, args = None, NOTHING
-        if isinstance(work.args, Blob):
-            try:
-                blob = work.args.copy()
-            except OSError:  # no descriptor is free: slower, but it goes
-                args = msgspec.Raw(work.args.read())
-        else:
-            args = msgspec.Raw(work.args)
         credit = self._route.begun(self.number, number, work)
         trace = "" if work.trace is None else work.trace.begun(self.number, self.pid)
-        self._channel.send(
-            Call(
-                number,
-                work.command,
-                work.deadline,
-                args,
-                msgspec.Raw(work.program),
-                work.fingerprint,
-                work.lm_number,
-                seat,
-                work.debug,
-                credit,
-                work.purse is not None,
-                trace,
-                work.trace is not None and work.trace.content,
-            ),
-            blob,
-        )
+        self._channel.send(*work.message(seat, credit, trace))
         work.unsent = self._channel.gone
         if work.said is not None:
             self._told.started(self, work)

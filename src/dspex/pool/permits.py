@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from dspex.errors import BudgetExceeded, DspexError
 from dspex.lm.budget import Amount, Reservation
-from dspex.lm.gate import FREE, Gate, Gates
+from dspex.lm.gate import FREE, Gate
+from dspex.lm.gates import Gates
 from dspex.lm.limits import Ask, Permit
 from dspex.pool.work import Work
 from dspex.wire.messages import LmAsk, LmDone, LmGo

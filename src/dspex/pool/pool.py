@@ -8,7 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from dspex.errors import DspexError, PoolClosed, PythonTimeout, from_wire
-from dspex.lm.gate import Gate, Gates
+from dspex.lm.gate import Gate
+from dspex.lm.gates import Gates
 from dspex.pool import endings
 from dspex.pool.deadlines import Deadlines
 from dspex.pool.dispatch import Dispatch

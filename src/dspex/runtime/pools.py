@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import msgspec
 
 from dspex.errors import InvalidOption
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.pool.pool import LocalPool
 from dspex.pool.zygote_client import Preparation, Zygote
 from dspex.process.group import reap_dying
