@@ -311,7 +311,7 @@ def number(value: int) -> Reply:
 async def test_an_answer_that_the_callers_own_type_refuses_is_none(
     runtime: dspex.Runtime, first: Provider, second: Provider
 ) -> None:
-    """If this failed, a parse error that only the caller's class finds would be told, and no other LM asked."""
+    """If this failed, an answer that only the caller's class refuses would be told as an error at once."""
     first.reply, second.reply = lambda _: number(3), lambda _: number(4)
     answer = await runtime.adapter().agenerate("q", signature=EVEN, lm=chain(first, second))
     assert answer.answer == Even(number=4)

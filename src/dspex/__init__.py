@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         BatchStarted,
         BreakerChanged,
         BudgetRefused,
+        CacheEvent,
         CacheHit,
         CacheMiss,
         CacheStored,
@@ -167,7 +168,7 @@ _HOMES = {
     "dspex.session.records": "Insights ProgramInfo SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
-        "BatchFinished BatchStarted BreakerChanged BudgetRefused CacheHit CacheMiss CacheStored "
+        "BatchFinished BatchStarted BreakerChanged BudgetRefused CacheEvent CacheHit CacheMiss CacheStored "
         "CallEvent CallFinished CallQueued CallStarted Event FellBack LMRequestFinished "
         "LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
         "SessionEnded SessionEvent SessionQuotaNear WorkerDraining WorkerEvent WorkerGone WorkerReady "
@@ -197,6 +198,7 @@ __all__ = [
     "BudgetExceeded",
     "BudgetRefused",
     "BudgetStats",
+    "CacheEvent",
     "CacheHit",
     "CacheMiss",
     "CacheStored",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -24,7 +25,7 @@ from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
-from dspex.telemetry.events import CallStarted, Event, LMRequestFinished, PoolClosing, WorkerDraining
+from dspex.telemetry.events import CallStarted, Event, PoolClosing, WorkerDraining
 from dspex.types import LMRequest, SandboxRules
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
@@ -45,6 +46,7 @@ class LocalPool:
         emit: Told of every change of state.
         companion: Gives the pool where a call that may have killed its worker runs alone; None is this one.
         learn: Told what each worker that is ready says of its DSPy.
+        requested: Told of each LM request that has ended, with the pool's name.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LocalPool:
         emit: Callable[[Event], None],
         companion: Callable[[], LocalPool] | None = None,
         learn: Callable[[msgspec.Raw], None] | None = None,
+        requested: Callable[[str, LMRequest], None] = lambda *_: None,
     ) -> None:
         self.name = name
         self._options = options
@@ -99,7 +102,7 @@ class LocalPool:
             dead=self._on_death,
             writable=self._dispatch.pump,
             started=self._on_start,
-            requested=self._on_request,
+            requested=partial(requested, name),
             strayed=self._tally.strayed,
         )
 
@@ -111,21 +114,6 @@ class LocalPool:
     def _on_start(self, worker: WorkerHandle, work: Work) -> None:
         assert work.said is not None
         self._emit(CallStarted(**work.said, worker=worker.number, attempt=work.attempts))
-
-    def _on_request(self, request: LMRequest) -> None:
-        usage = request.usage
-        self._emit(
-            LMRequestFinished(
-                model=request.model,
-                status=request.status,
-                seconds=request.seconds,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                cost=request.cost,
-                retries=request.retries,
-                pool=self.name,
-            )
-        )
 
     def start(self) -> None:
         """Start its workers; returns at once."""

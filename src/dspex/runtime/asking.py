@@ -153,7 +153,7 @@ class _Asking:
         return done
 
     async def _try_reading(self, done: Done) -> None:
-        """See that the caller's own types take an answer before it is kept, or another LM not asked for it."""
+        """See that the caller's own types take an answer before it is kept, or stands for all others."""
         value = done.value.copy() if isinstance(done.value, Blob) else done.value
         try:
             # Off this loop: validators are the caller's.

@@ -13,7 +13,7 @@ from dspex.runtime.fallbacks import requests_of
 from dspex.runtime.question import Question
 from dspex.telemetry import logs
 from dspex.telemetry.bus import Bus
-from dspex.telemetry.events import CallFinished, CallQueued, CallStarted
+from dspex.telemetry.events import CallFinished, CallQueued, CallStarted, LMRequestFinished
 from dspex.telemetry.otel import code_of
 from dspex.types import LMRequest
 
@@ -69,6 +69,23 @@ def refused(bus: Bus, pool: str, question: Question, error: DspexError) -> None:
     """A question was refused before it was sent."""
     if bus.wants(CallFinished):
         bus.emit(_finished(_said(pool, question), "", question, error.code, [], attempts=0))
+
+
+def requested(bus: Bus, pool: str, request: LMRequest) -> None:
+    """An LM request has ended."""
+    if bus.wants(LMRequestFinished):
+        bus.emit(
+            LMRequestFinished(
+                model=request.model,
+                status=request.status,
+                seconds=request.seconds,
+                prompt_tokens=request.usage.prompt_tokens,
+                completion_tokens=request.usage.completion_tokens,
+                cost=request.cost,
+                retries=request.retries,
+                pool=pool,
+            )
+        )
 
 
 def _said(pool: str, question: Question) -> dict[str, Any]:

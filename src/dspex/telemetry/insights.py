@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dspex.telemetry.buckets import Percentiles
-from dspex.telemetry.events import CallFinished, Event
+from dspex.telemetry.events import CallFinished
 
 # Seconds of a slice, and how many are kept: two windows of the longest.
 _SLICE = 10
@@ -122,10 +122,8 @@ class Insights:
         self._lock = threading.Lock()
         self._slices: deque[tuple[int, dict[Key, _Sums]]] = deque(maxlen=_KEPT)
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: CallFinished) -> None:
         """Count a call that has ended."""
-        if type(event) is not CallFinished:
-            return
         number = int(self._now() // _SLICE)
         key: Key = (event.module, event.program, event.model)
         with self._lock:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from dspex.telemetry.events import CallFinished, Event
+from dspex.telemetry.events import CallFinished
 
 #: The call that the running task works for.
 request_id: ContextVar[str | None] = ContextVar("dspex_request_id", default=None)
@@ -59,10 +59,13 @@ def to_json(stream: TextIO | None = None, level: str = "info") -> logging.Handle
     return handler
 
 
-def hear(event: Event) -> None:
-    """Write a line for each call that has ended, at level ``info``."""
-    if type(event) is not CallFinished or not _calls.isEnabledFor(logging.INFO):
-        return
+def hears() -> bool:
+    """Whether anybody reads a line for each call."""
+    return _calls.isEnabledFor(logging.INFO)
+
+
+def hear(event: CallFinished) -> None:
+    """Write a line for a call that has ended, at level ``info``."""
     _calls.info(
         "%s: %s after %.3f s",
         event.module,

@@ -35,6 +35,19 @@ if TYPE_CHECKING:
 _TOLD_APART = 200
 _OTHERS = "others"
 Labels = tuple[str, ...]
+#: The events that are counted.
+HEARD: tuple[type[Event], ...] = (
+    CallFinished,
+    LMRequestFinished,
+    CacheHit,
+    CacheMiss,
+    BudgetRefused,
+    BreakerChanged,
+    FellBack,
+    BatchFinished,
+    SessionCreated,
+    SessionEnded,
+)
 
 #: Every metric: its kind, its labels, and what it is.
 METRICS: dict[str, tuple[str, Labels, str]] = {
