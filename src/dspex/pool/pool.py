@@ -15,20 +15,21 @@ from dspex.pool import endings
 from dspex.pool.deadlines import Deadlines
 from dspex.pool.dispatch import Dispatch
 from dspex.pool.handle import WorkerHandle
-from dspex.pool.lifespan import Lifespan, most_data
+from dspex.pool.lifespan import Lifespan
 from dspex.pool.listener import Listener
 from dspex.pool.losses import Verdict, judge
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor
 from dspex.pool.tally import Tally
+from dspex.pool.terms import terms
 from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import CallStarted, Event, PoolClosing, WorkerDraining
-from dspex.types import LMRequest, SandboxRules
+from dspex.types import LMRequest
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
+from dspex.wire.messages import ENVELOPE, Fault, Result
 from dspex.wire.payloads import discard
 
 
@@ -80,20 +81,9 @@ class LocalPool:
         self._closed = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        worker_options = WorkerOptions(
-            self._slots,
-            list(settings.allow_modules),
-            settings.max_payload,
-            settings.max_result,
-            isolated=options.isolation == "call",
-            max_memory=most_data(options.max_rss, self._slots),
-            show_unsendable=settings.show_unsendable,
-            sandbox=SandboxRules(
-                settings.sandbox_seconds, settings.sandbox_memory, local=settings.allow_local_interpreter
-            ),
-        )
         size = options.size(limits.cores())
-        self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
+        told = terms(options, settings, self._slots)
+        self._supervisor = Supervisor(self, options, size, zygote, told, emit)
         self._dispatch = Dispatch(options, self._slots, self._supervisor, self.end)
         self._listener = Listener(
             ready=self._on_ready,
