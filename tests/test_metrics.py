@@ -209,7 +209,7 @@ def test_percentiles_and_windows() -> None:
 
     for _ in range(10):
         insights.hear(call(1.0))
-    now[0] += 60
+    now[0] += 70
     for _ in range(20):
         insights.hear(call(2.0))
     insights.hear(call(9.0, "parse_error"))
@@ -218,6 +218,16 @@ def test_percentiles_and_windows() -> None:
     assert one.rate_change == pytest.approx(2.1)
     assert one.p50_change == pytest.approx(2.0, rel=0.06)
     assert one.slowest == "model"
+    now[0] += 10_000
+    assert insights.over(60) == []
+    for _ in range(100):  # as many each second, looked at in the middle of a slice
+        insights.hear(call(1.0))
+        now[0] += 1.0
+    now[0] -= 0.5
+    for window in (10, 30):
+        (one,) = insights.over(window)
+        assert one.rate == pytest.approx(1.0, rel=0.1)
+        assert one.rate_change == pytest.approx(1.0, rel=0.1)
     now[0] += 10_000
     assert insights.over(60) == []
 

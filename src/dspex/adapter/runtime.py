@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import inspect
 import os
 import weakref
 from collections.abc import Callable, Mapping
@@ -256,7 +257,14 @@ class Runtime:
 
         Returns:
             A function that ends the subscription.
+
+        Raises:
+            InvalidOption: That is no type of event, or nothing that can be called.
         """
+        if not isinstance(event, type) or not issubclass(event, Event):
+            raise checks.refuse("event", "a type of event, such as dspex.CallFinished", event)
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise checks.refuse("function", "a function that takes an event, and no async one", function)
         return self.core.bus.on(event, function)
 
 

@@ -36,7 +36,7 @@ class Amount(NamedTuple):
 _NOTHING = Amount()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Account:
     """What was spent of one budget.
 

@@ -17,12 +17,16 @@ from typing import Protocol
 
 import msgspec
 
-from dspex.errors import Cancelled, DspexError, PythonTimeout, QueueTimeout
+from dspex.errors import BudgetExceeded, Cancelled, DspexError, PythonTimeout, QueueTimeout
 
 # What an entry takes besides its value: its key, and its place in the order.
 _OVERHEAD = 300
 #: The largest part of the room that one answer may have.
 LARGEST = 16
+# Ends of a call that say nothing of others that ask the same: its own time, its own caller, its own budget.
+_ITS_OWN = (PythonTimeout, QueueTimeout, Cancelled, BudgetExceeded)
+# What an error tells of what its own call has paid.
+_PAID = frozenset({"requests", "fallbacks"})
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -56,11 +60,11 @@ class CacheStats(msgspec.Struct, frozen=True):
 class Kept(Protocol):
     """Where answers outlive the process; it never raises, and never holds up the loop."""
 
-    async def salt(self) -> bytes:
-        """What keys are made with."""
+    async def salt(self) -> bytes | None:
+        """What keys are made with; None while that cannot be had."""
 
-    async def get(self, key: bytes) -> Entry | None:
-        """An answer, if it is there and still good."""
+    async def get(self, key: bytes) -> tuple[Entry, float] | None:
+        """An answer, if it is there and still good, and for how many seconds it is."""
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Keep an answer, soon."""
@@ -95,10 +99,16 @@ class Memory:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Keep an answer; others make room for it."""
+    def put(self, key: bytes, entry: Entry, left: float | None = None) -> None:
+        """Keep an answer; others make room for it.
+
+        Args:
+            key: Its key.
+            entry: The answer.
+            left: Seconds for which it is still good, when it is not new.
+        """
         self._remove(key)
-        self._entries[key] = entry, time.monotonic() + self._ttl
+        self._entries[key] = entry, time.monotonic() + (self._ttl if left is None else left)
         self._bytes += _size(entry)
         while self._bytes > self.room and self._entries:
             self._remove(next(iter(self._entries)))
@@ -112,6 +122,11 @@ class Memory:
     def counted(self) -> tuple[int, int]:
         """How many there are, and the bytes that they take."""
         return len(self._entries), self._bytes
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _size(entry: Entry) -> int:
@@ -137,15 +152,17 @@ class Cache:
     def __init__(self, memory: Memory, kept: Kept | None = None) -> None:
         self._memory = memory
         self._kept = kept
-        self._salt = secrets.token_bytes(32) if kept is None else None
+        self._salt = secrets.token_bytes(32)
+        self._has_salt = kept is None
         self._flights: dict[bytes, _Flight] = {}
         self._hits = self._misses = 0
 
     async def key(self, *parts: bytes) -> bytes:
         """The key of what depends on these and nothing else."""
-        if self._salt is None:
-            assert self._kept is not None
-            self._salt = await self._kept.salt()
+        if not self._has_salt and self._kept is not None:
+            salt = await self._kept.salt()
+            if salt is not None:
+                self._salt, self._has_salt = salt, True
         digest = hashlib.blake2b(key=self._salt, digest_size=32)
         for part in parts:
             digest.update(len(part).to_bytes(8, "little"))  # so that no part can pass for another's end
@@ -156,9 +173,10 @@ class Cache:
         """An answer, if there is one; that is counted as a hit."""
         entry = self._memory.get(key)
         if entry is None and self._kept is not None:
-            entry = await self._kept.get(key)
-            if entry is not None:
-                self._memory.put(key, entry)
+            found = await self._kept.get(key)
+            if found is not None:
+                entry = found[0]
+                self._memory.put(key, *found)
         if entry is not None:
             self._hits += 1
         return entry
@@ -192,7 +210,7 @@ class Cache:
             given to others.
 
         Raises:
-            DspexError: What that call ended with.
+            DspexError: What that call ended with. Another's says nothing of what that one has paid.
             TimeoutError: The time of the one who waits is over.
         """
         while True:
@@ -206,13 +224,14 @@ class Cache:
             except DspexError as error:
                 if leads:
                     raise
-                if isinstance(error, PythonTimeout | QueueTimeout | Cancelled):
-                    continue  # that was its own time, or its own caller
+                if isinstance(error, _ITS_OWN):
+                    continue
                 shared = copy.copy(error)
                 shared.request_id = None  # each caller's own is filled in
+                shared.details = {name: value for name, value in error.details.items() if name not in _PAID}
                 raise shared from None
             except asyncio.CancelledError:
-                if leads or not flight.task.cancelled():
+                if leads or not flight.task.cancelled() or _is_cancelled():
                     raise
                 continue
             if not leads and entry is not None:

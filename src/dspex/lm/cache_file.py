@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import secrets
@@ -19,19 +20,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from dspex.lm.cache import Entry
 
 T = TypeVar("T")
 _log = logging.getLogger("dspex.cache")
-_FORMAT = 1
+_FORMAT = 2
 # Seconds for which a file that failed is left alone.
 _REST = 30.0
 # Seconds that another process may have it locked.
 _LOCKED = 1.0
+# Seconds that a call waits for the file: a disk may hang.
+_PATIENCE = 5.0
 # Answers that wait to be written; more are not kept.
 _WAITING = 1000
-# A look at the size after so many answers.
+# A look at the size after so many answers, or after so large a part of the room.
 _LOOK = 64
+_PART = 16
+_CHECK = 16  # bytes of an answer's checksum
 _PRIVATE = 0o600
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS salt (value BLOB NOT NULL);
@@ -40,6 +47,7 @@ CREATE TABLE IF NOT EXISTS answers (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS answers_used ON answers (used);
 """
+_TABLES = {"salt", "answers"}
 
 
 class CacheFile:
@@ -59,31 +67,39 @@ class CacheFile:
         self._waiting = threading.BoundedSemaphore(_WAITING)
         self._connection: sqlite3.Connection | None = None
         self._rests_until = 0.0
-        self._written = 0
-        self._own_salt = secrets.token_bytes(32)  # where the file's cannot be had
+        self._written = self._written_bytes = 0
 
-    async def salt(self) -> bytes:
+    async def salt(self) -> bytes | None:
         """What keys are made with: kept in the file, so that other processes have the same."""
-        return await self._run(self._salt) or self._own_salt
+        return await self._run(self._salt)
 
-    async def get(self, key: bytes) -> Entry | None:
-        """An answer, if it is there and still good."""
+    async def get(self, key: bytes) -> tuple[Entry, float] | None:
+        """An answer, if it is there and still good, and for how many seconds it is."""
         return await self._run(lambda connection: self._get(connection, key))
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Keep an answer, soon; where too many wait it is not kept."""
         if self._waiting.acquire(blocking=False):
-            self._thread.submit(self._put_waiting, key, entry)
+            with contextlib.suppress(RuntimeError):  # it was let go of
+                self._thread.submit(self._put_waiting, key, entry)
 
     async def aclose(self) -> None:
         """Keep what waits, and let go of the file."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
+        await asyncio.wait([closing], timeout=_PATIENCE)
 
     # On the thread
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+        if time.monotonic() < self._rests_until:
+            return None
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+        except TimeoutError:
+            self._rest("it does not answer")
+            return None
 
     def _try(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         if time.monotonic() < self._rests_until:
@@ -93,10 +109,13 @@ class CacheFile:
                 self._connection = self._open()
             return work(self._connection)
         except (sqlite3.Error, OSError) as error:
-            self._rests_until = time.monotonic() + _REST
-            _log.warning("the cache %s is left alone for %g s: %s", self._path, _REST, error)
+            self._rest(error)
             self._close()
             return None
+
+    def _rest(self, why: object) -> None:
+        self._rests_until = time.monotonic() + _REST
+        _log.warning("the cache %s is left alone for %g s: %s", self._path, _REST, why)
 
     def _open(self) -> sqlite3.Connection:
         # Made here, so that nobody else can read it, not even for a moment.
@@ -115,21 +134,28 @@ class CacheFile:
 
     def _salt(self, connection: sqlite3.Connection) -> bytes:
         connection.execute(
-            "INSERT INTO salt SELECT ? WHERE NOT EXISTS (SELECT 1 FROM salt)", (self._own_salt,)
+            "INSERT INTO salt SELECT ? WHERE NOT EXISTS (SELECT 1 FROM salt)", (secrets.token_bytes(32),)
         )
         salt: bytes = connection.execute("SELECT value FROM salt").fetchone()[0]
         return salt
 
-    def _get(self, connection: sqlite3.Connection, key: bytes) -> Entry | None:
+    def _get(self, connection: sqlite3.Connection, key: bytes) -> tuple[Entry, float] | None:
         now = time.time()
         found = connection.execute(
-            "SELECT value, model FROM answers WHERE key = ? AND until > ? AND until <= ?",
+            "SELECT value, model, until FROM answers WHERE key = ? AND until > ? AND until <= ?",
             (key, now, now + self._ttl),  # also of clocks that were put back, and of a shorter ttl
         ).fetchone()
         if found is None:
             return None
-        connection.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
-        return Entry(*found)
+        stored, model, until = found
+        value = stored[_CHECK:] if isinstance(stored, bytes) else b""
+        if stored != _checked(key, value, model):  # SQLite does not notice what a disk has changed
+            connection.execute("DELETE FROM answers WHERE key = ?", (key,))
+            _log.warning("an answer in the cache %s was damaged and is no more", self._path)
+            return None
+        with contextlib.suppress(sqlite3.OperationalError):  # another process writes: it is no less good
+            connection.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
+        return Entry(value, model), until - now
 
     def _put_waiting(self, key: bytes, entry: Entry) -> None:
         self._waiting.release()
@@ -139,10 +165,12 @@ class CacheFile:
         now = time.time()
         connection.execute(
             "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)",
-            (key, entry.value, entry.model, now + self._ttl, now),
+            (key, _checked(key, entry.value, entry.model), entry.model, now + self._ttl, now),
         )
         self._written += 1
-        if self._written % _LOOK == 1:
+        self._written_bytes += len(entry.value)
+        if self._written % _LOOK == 1 or self._written_bytes > self._room // _PART:
+            self._written_bytes = 0
             self._make_room(connection, now)
 
     def _make_room(self, connection: sqlite3.Connection, now: float) -> None:
@@ -155,7 +183,8 @@ class CacheFile:
                 "DELETE FROM answers WHERE key IN (SELECT key FROM answers ORDER BY used LIMIT ?)",
                 (max(1, count // 8),),
             )
-        connection.execute("PRAGMA incremental_vacuum")
+        # It frees a page at each step, and ``execute`` takes only one.
+        connection.executescript("PRAGMA incremental_vacuum")
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -164,9 +193,15 @@ class CacheFile:
             self._connection = None
 
 
+def _checked(key: bytes, value: bytes, model: str | None) -> bytes:
+    """A value as it is stored, with what tells whether it still is what it was."""
+    said = msgspec.msgpack.encode((key, value, model))
+    return hashlib.blake2b(said, digest_size=_CHECK).digest() + value
+
+
 def _check(connection: sqlite3.Connection) -> None:
     """Leave alone what is something else."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if tables and version != _FORMAT:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and (version != _FORMAT or tables != _TABLES):
         raise sqlite3.DatabaseError("it is no cache of this version; name another file")

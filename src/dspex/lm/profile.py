@@ -345,6 +345,10 @@ def _checked_cache(cache: Any) -> bool | str | None:
         return cache
     if not isinstance(cache, str | Path) or not str(cache).strip() or "\0" in str(cache):
         raise checks.refuse("cache", "True, False, or the path of a file", cache)
+    try:
+        Path(cache).expanduser()
+    except RuntimeError as error:
+        raise InvalidOption(f"cache={str(cache)!r}: {error}", details={"option": "cache"}) from None
     return str(cache)
 
 

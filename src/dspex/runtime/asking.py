@@ -37,6 +37,7 @@ class Way:
     """What questions of one pool pass.
 
     Attributes:
+        pool: The pool's name.
         pool_for: The pool whose workers can ask an LM, and its companion for calls that run alone.
         models: The runtime's models.
         functions: Where the caller's tools run.
@@ -45,6 +46,7 @@ class Way:
         bus: Told when another LM is asked.
     """
 
+    pool: str
     pool_for: PoolFor
     models: Models
     functions: Functions
@@ -110,7 +112,7 @@ class _Asking:
         profile = models.find(question.lm)
         try:
             return await self._way.caches.through(
-                prepared, self._inputs, profile, lm, lambda: self._run(question, lm, works)
+                prepared, self._inputs, profile, lm, self._way.pool, lambda: self._run(question, lm, works)
             )
         except LMAuth as refusal:
             # A function or a file may give another key by now.

@@ -8,7 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -33,6 +35,8 @@ _KEPT = 10_000
 _DAYS = 31
 # Seconds after which writing is tried again, once the store has failed.
 _AGAIN = 1.0
+# Seconds that closing waits for what is still to be written.
+_LAST = 5.0
 
 #: Scope, name, day and, of a session, its key and when it was made.
 _Key = tuple[str, str, str, int, float]
@@ -66,7 +70,8 @@ class Budgets:
         self._bus = bus
         self._today = today
         self._accounts: OrderedDict[_Key, Account] = OrderedDict()
-        self._keys: dict[int, _Key] = {}  # by the account's id
+        # Those too that are no more kept: as long as a call has one, no other one counts beside it.
+        self._in_use: WeakValueDictionary[_Key, Account] = WeakValueDictionary()
         self._owed: dict[_Key, Amount] = {}
         self._loading: dict[_Key, asyncio.Task[None]] = {}
         self._writing: asyncio.Task[None] | None = None
@@ -114,21 +119,24 @@ class Budgets:
         if self._owed and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write())
         if self._writing is not None:
-            await asyncio.wait([self._writing], timeout=_AGAIN)
+            await asyncio.wait([self._writing], timeout=_LAST)
             self._writing.cancel()
+        if self._owed or self._being_written:
+            _log.warning("what was spent last may be forgotten: the store did not take it in time")
 
     # Accounts
 
     def _of_session(self, session: PaidSession, limit: Budget) -> Account:
         key = ("session", session.id, "", session.key, session.created)
         account = self._account(key, limit)
-        if key not in self._owed and key not in self._being_written:
-            account.spent = Amount(*session.spent)
+        # What was read may be older than what is known here; a session's sums only grow.
+        tokens, cost = session.spent
+        account.spent = Amount(max(account.spent.tokens, tokens), max(account.spent.cost, cost))
         return account
 
     async def _of_day(self, scope: str, name: str, day: str, limit: Budget, question: Question) -> Account:
         key = (scope, name, day, 0, 0.0)
-        if key not in self._accounts and self._storage.outlives:
+        if key not in self._in_use and self._storage.outlives:
             loading = self._loading.get(key)
             if loading is None:
                 loading = self._loading[key] = asyncio.create_task(self._load(key, limit))
@@ -150,10 +158,11 @@ class Budgets:
         self._account(key, limit).spent = Amount(*found)
 
     def _account(self, key: _Key, limit: Budget) -> Account:
-        account = self._accounts.get(key)
+        account = self._in_use.get(key)
         if account is None:
-            account = self._accounts[key] = Account(*key[:3], limit, on_spent=self._spent)
-            self._keys[id(account)] = key
+            account = self._in_use[key] = Account(*key[:3], limit, on_spent=partial(self._spent, key))
+        if key not in self._accounts:
+            self._accounts[key] = account
             self._forget_oldest()
         self._accounts.move_to_end(key)
         account.limit = limit
@@ -167,7 +176,6 @@ class Budgets:
             idle = not account.open and key not in self._owed and key not in self._being_written
             if idle and (is_over or too_many):
                 del self._accounts[key]
-                del self._keys[id(account)]
 
     # What happens to them
 
@@ -176,11 +184,10 @@ class Budgets:
         named = {name: said[name] for name in ("scope", "name", "unit", "limit", "spent", "reserved")}
         self._bus.emit(BudgetRefused(**named))
 
-    def _spent(self, account: Account, amount: Amount) -> None:
+    def _spent(self, key: _Key, account: Account, amount: Amount) -> None:
         if account.gone is not None:
             self._gates.tell_refusal()
-        key = self._keys.get(id(account))
-        if key is None or (account.scope != "session" and not self._storage.outlives):
+        if account.scope != "session" and not self._storage.outlives:
             return
         self._owed[key] = self._owed.get(key, Amount()).plus(amount)
         if self._writing is None or self._writing.done():
@@ -212,7 +219,7 @@ class Budgets:
         sums = await self._storage.write(lambda connection: spending.add(connection, owed, oldest))
         self._swept = today.date()
         for key, found in zip(keys, sums, strict=True):
-            account = self._accounts.get(key)
+            account = self._in_use.get(key)
             if account is not None and found is not None:
                 # Other processes have written there, too; what came meanwhile is not among it.
                 account.spent = Amount(*found).plus(self._owed.get(key, Amount()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.metadata
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ from dspex.errors import PythonTimeout
 from dspex.lm.cache import Cache, CacheStats, Entry, Memory
 from dspex.lm.cache_file import CacheFile
 from dspex.pool.work import Done
+from dspex.program.importpath import is_path
 from dspex.telemetry.bus import Bus
 from dspex.telemetry.events import CacheHit, CacheMiss, CacheStored
 from dspex.types import LMSpec, Retry
@@ -49,6 +53,7 @@ class Caches:
         inputs: object,
         lm: LM,
         resolved: Resolved,
+        pool: str,
         ask: Callable[[], Awaitable[Done]],
     ) -> Done:
         """Answer a call from a cache, or ask and keep the answer; as the caller wants it.
@@ -58,6 +63,7 @@ class Caches:
             inputs: Its encoded inputs.
             lm: Its LM.
             resolved: The same, with all that was looked up.
+            pool: Name of its pool: what is preloaded there may have a part in the answer.
             ask: Asks it.
 
         Raises:
@@ -65,7 +71,7 @@ class Caches:
         """
         if not isinstance(inputs, bytes) or not wanted(prepared, lm):
             return await ask()
-        cache = self._of(lm)
+        cache = self._of(lm, outlives=not _runs_own_code(prepared, resolved.spec))
         question = prepared.question
         key = await cache.key(
             prepared.fingerprint,
@@ -73,17 +79,19 @@ class Caches:
             question.caller.tenant.encode(),
             self._identity(resolved),
             question.sandbox.encode(),
+            pool.encode(),
+            _versions(),
         )
         entry = await cache.find(key)
         if entry is not None:
             return self._hit(prepared, entry)
-        cache.missed()
-        if self._bus.wants(CacheMiss):
-            self._bus.emit(CacheMiss(request_id=prepared.request_id, module=prepared.module))
         done: Done | None = None
 
         async def asked() -> Entry | None:
             nonlocal done
+            cache.missed()
+            if self._bus.wants(CacheMiss):
+                self._bus.emit(CacheMiss(request_id=prepared.request_id, module=prepared.module))
             done = await ask()
             kept = _entry(done)
             if kept is not None and cache.put(key, kept) and self._bus.wants(CacheStored):
@@ -97,9 +105,12 @@ class Caches:
                 entry = await cache.together(key, asked, question.left)
             except TimeoutError:
                 raise _late(prepared) from None
-        if done is not None:
-            return done
-        return await ask() if entry is None else self._hit(prepared, entry)
+            if done is None and entry is not None:
+                return self._hit(prepared, entry)
+            if done is None:
+                await asked()  # what the other one has may not be given to others
+        assert done is not None
+        return done
 
     def _hit(self, prepared: Prepared, entry: Entry) -> Done:
         if self._bus.wants(CacheHit):
@@ -116,8 +127,9 @@ class Caches:
             found = self._identities[resolved.number] = _identity(resolved.spec)
         return found
 
-    def _of(self, lm: LM) -> Cache:
-        path = Path(lm.cache).expanduser().absolute() if isinstance(lm.cache, str) else None
+    def _of(self, lm: LM, *, outlives: bool) -> Cache:
+        kept_in = lm.cache if isinstance(lm.cache, str) and outlives else None
+        path = None if kept_in is None else Path(kept_in).expanduser().absolute()
         cache = self._caches.get(path)
         if cache is None:
             settings = self._settings
@@ -167,6 +179,24 @@ def _identity(spec: LMSpec) -> bytes:
         )
 
     return msgspec.msgpack.encode(bare(spec), order="deterministic")
+
+
+def _runs_own_code(prepared: Prepared, spec: LMSpec) -> bool:
+    """Whether an answer depends on code of the user's, which may be another after a restart."""
+    specs = (spec,) if spec.extraction is None else (spec, spec.extraction)
+    own_lm = any(":" in one.adapter or one.engine is not None for one in specs)
+    reward = prepared.question.options.get("reward")
+    return own_lm or is_path(prepared.module) or isinstance(reward, str)
+
+
+@functools.cache
+def _versions() -> bytes:
+    """What turns a program into prompts, and answers into outputs."""
+    found = []
+    for name in ("dspex", "dspy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return "\n".join(found).encode()
 
 
 def _entry(done: Done) -> Entry | None:

@@ -117,7 +117,7 @@ def _finished(
         **said,
         program=program,
         code=code,
-        model=(answered or requests)[-1].model if requests else model,
+        model=(answered or requests)[-1].model if requests and not cached else model,
         queued=queued,
         run=run,
         lm=sum(request.seconds for request in requests),

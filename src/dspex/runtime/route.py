@@ -183,7 +183,15 @@ class Route:
     async def _send_traced(self, prepared: Prepared) -> Done:
         self._core.pool(self._name)  # a wrong name is told before a model is started
         core = self._core
-        way = Way(self._pool_for, core.models, core.functions, core.caches, core.budgets, core.bus)
+        way = Way(
+            self._name,
+            self._pool_for,
+            core.models,
+            core.functions,
+            core.caches,
+            core.budgets,
+            core.bus,
+        )
         return await send(prepared, way)
 
     # Descriptions

@@ -79,6 +79,8 @@ class Ran:
     @property
     def model(self) -> str | None:
         """The model that answered last."""
+        if self.answers[-1].done.cached:  # what was asked before it has not answered
+            return self.answers[-1].done.model
         asked = next((request.model for request in reversed(self.requests) if request.status == "ok"), None)
         return asked or next((answer.done.model for answer in reversed(self.answers)), None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -13,15 +13,17 @@ import msgspec
 from dspex.telemetry.buckets import Percentiles
 from dspex.telemetry.events import CallFinished
 
-# Seconds of a slice, and how many are kept: two windows of the longest.
+# Seconds of a slice, and how many are kept: two windows of the longest, and the slice that is being filled.
 _SLICE = 10
-_KEPT = 720
+_KEPT = 721
 #: The window that is looked at unless another is named, in seconds.
 WINDOW = 300.0
 #: The longest window in seconds.
-LONGEST = _SLICE * _KEPT / 2
+LONGEST = _SLICE * (_KEPT // 2)
 # Modules, programs and models that a slice tells apart; the rest is counted together.
 _TOLD_APART = 200
+# And all slices together; then the oldest no longer tell them apart.
+_MOST = 20_000
 _OTHERS = ("others", "", None)
 
 Key = tuple[str, str, str | None]
@@ -121,6 +123,7 @@ class Insights:
         self._now = now
         self._lock = threading.Lock()
         self._slices: deque[tuple[int, dict[Key, _Sums]]] = deque(maxlen=_KEPT)
+        self._sums = 0
 
     def hear(self, event: CallFinished) -> None:
         """Count a call that has ended."""
@@ -128,6 +131,8 @@ class Insights:
         key: Key = (event.module, event.program, event.model)
         with self._lock:
             if not self._slices or self._slices[-1][0] != number:
+                if len(self._slices) == _KEPT:
+                    self._sums -= len(self._slices[0][1])
                 self._slices.append((number, {}))
             slice_ = self._slices[-1][1]
             if key not in slice_ and len(slice_) >= _TOLD_APART:
@@ -135,34 +140,56 @@ class Insights:
             sums = slice_.get(key)
             if sums is None:
                 sums = slice_[key] = _Sums()
+                self._sums += 1
+                if self._sums > _MOST:
+                    self._fold_oldest()
             sums.add(event)
+
+    def _fold_oldest(self) -> None:
+        for index, (number, slice_) in enumerate(self._slices):
+            if len(slice_) > 1 and index < len(self._slices) - 1:
+                together = _Sums()
+                for sums in slice_.values():
+                    together.merge(sums)
+                self._slices[index] = number, {_OTHERS: together}
+                self._sums -= len(slice_) - 1
+                return
 
     def over(self, window: float) -> list[Insight]:
         """The calls of a window that ends now, the most frequent first.
 
         Args:
-            window: Seconds, from 10 to 3,600; taken up to a whole slice of ten seconds.
+            window: Seconds, from 10 to 3,600; taken up to a whole slice of ten, and what has passed of
+                the slice that is being filled.
         """
         slices = max(1, -(-int(window) // _SLICE))
-        newest = int(self._now() // _SLICE)
+        now = self._now()
+        newest = int(now // _SLICE)
         with self._lock:
-            now = self._summed(newest - slices + 1, newest)
-            before = self._summed(newest - 2 * slices + 1, newest - slices)
+            kept = list(self._slices)
+            if kept:
+                kept[-1] = kept[-1][0], _summed([kept[-1][1]])  # only this one still grows
+        told = _summed(slice_ for number, slice_ in kept if newest - slices <= number <= newest)
+        before = _summed(slice_ for number, slice_ in kept if newest - 2 * slices <= number < newest - slices)
         seconds = slices * _SLICE
-        found = [_insight(key, sums, before.get(key), seconds) for key, sums in now.items()]
+        found = [
+            _insight(key, sums, before.get(key), seconds + now % _SLICE, seconds)
+            for key, sums in told.items()
+        ]
         return sorted(found, key=lambda one: -one.calls)
 
-    def _summed(self, first: int, last: int) -> dict[Key, _Sums]:
-        summed: dict[Key, _Sums] = {}
-        for number, slice_ in self._slices:
-            if first <= number <= last:
-                for key, sums in slice_.items():
-                    summed.setdefault(key, _Sums()).merge(sums)
-        return summed
+
+def _summed(slices: Iterable[dict[Key, _Sums]]) -> dict[Key, _Sums]:
+    summed: dict[Key, _Sums] = {}
+    for slice_ in slices:
+        for key, sums in slice_.items():
+            summed.setdefault(key, _Sums()).merge(sums)
+    return summed
 
 
-def _insight(key: Key, sums: _Sums, before: _Sums | None, seconds: float) -> Insight:
+def _insight(key: Key, sums: _Sums, before: _Sums | None, seconds: float, seconds_before: float) -> Insight:
     module, program, model = key
+    rate = sums.calls / seconds
     p50 = sums.seconds.at(0.5)
     earlier = None if before is None else before.seconds.at(0.5)
     return Insight(
@@ -170,7 +197,7 @@ def _insight(key: Key, sums: _Sums, before: _Sums | None, seconds: float) -> Ins
         program,
         model,
         sums.calls,
-        sums.calls / seconds,
+        rate,
         p50,
         sums.seconds.at(0.95),
         sums.seconds.at(0.99),
@@ -180,6 +207,6 @@ def _insight(key: Key, sums: _Sums, before: _Sums | None, seconds: float) -> Ins
         dict(sums.errors),
         sums.slowest,
         sums.hits / sums.calls,
-        None if before is None else sums.calls / before.calls,
+        None if before is None else rate / (before.calls / seconds_before),
         p50 / earlier if p50 is not None and earlier else None,
     )
