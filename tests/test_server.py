@@ -123,14 +123,14 @@ def test_the_guides_commands_in_a_shell(scene: Scene) -> None:
     """If this failed, what somebody copies from the guide into a terminal would not work there."""
     blocks = re.findall(r"^```bash\n(.*?)^```", GUIDE, re.M | re.S)
     typed = "".join(block for block in blocks if "localhost:8000" in block)
-    assert typed.count("curl ") == 7
+    assert typed.count("curl ") == 8
     url = str(scene.client.base_url).removeprefix("http://").rstrip("/")
     script = "curl() { command curl -w '%{stderr}%{http_code} ' \"$@\"; }\n" + typed.replace(
         "localhost:8000", url
     )
     ran = subprocess.run(["sh", "-euc", script], check=False, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.split() == ["200", "200", "201", "200", "200", "200", "422"]
+    assert ran.stderr.split() == ["200", "200", "201", "200", "200", "200", "200", "422"]
     assert "event: final" in ran.stdout
 
 

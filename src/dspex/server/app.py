@@ -80,7 +80,8 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.dspex = Context(runtime, Limits(timeout, allow_models), tenant_of)
+    limits = Limits(timeout, allow_models, lambda: runtime.core.settings.budgets)
+    app.state.dspex = Context(runtime, limits, tenant_of)
     for router in (*ROUTERS, *routers):
         app.include_router(router)
     app.add_exception_handler(DspexError, _on_error)
