@@ -197,10 +197,10 @@ async def odd(runtime: dspex.Runtime, found: Found, models: Mapping[str, dspex.L
 
 async def served(runtime: dspex.Runtime, found: Found) -> None:
     """The same over HTTP."""
-    app = create_app(runtime, key=key("server"), opens=False)
+    app = create_app(runtime, key=key("server"), tenant_keys={"eve": key("eve")}, opens=False)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://here", timeout=60) as client:
-        for shown in (key("server"), key("server") + "-wrong"):
+        for shown in (key("server"), key("eve"), key("server") + "-wrong"):
             headers = {"Authorization": f"Bearer {shown}"}
             for path in ("/v1/generate", "/v1/stream"):
                 for prompt in ("fine", "fail 401", "fail 429", "fail 500", "say nothing"):

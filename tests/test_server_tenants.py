@@ -9,23 +9,17 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import HTTPException, Request
+from fastapi.testclient import TestClient
 
 import dspex
+from dspex.server.app import create_app
 from tests.http_scene import Scene, events, serving
 from tests.processes import until
 from tests.provider import echo, hanging
 
 #: Tokens: of each call, and of a tenant in a day.
 OWN, ALL = 20_000, 600
-KEYS = {f"key-of-{name}": name for name in ("ada", "bob", "eve", "few", "max", "pat")}
-
-
-def tenant_of(request: Request) -> str:
-    """The tenant whose key is shown."""
-    found = KEYS.get(request.headers.get("authorization", "").removeprefix("Bearer "))
-    if found is None:
-        raise HTTPException(401, "no such key")
-    return found
+NAMES = ("ada", "bob", "eve", "few", "max", "pat")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +30,12 @@ def served() -> Iterator[Scene]:
         tenant_budgets={name: dspex.Budget(tokens=ALL) for name in ("few", "pat")},
         programs={"triage": {"signature": "question -> answer"}},
     )
-    with serving(settings=settings, tenant_of=tenant_of, limits=dspex.Limits(in_flight=2)) as scene:
+    with serving(
+        settings=settings,
+        key="key-of-operator",
+        tenant_keys={name: f"key-of-{name}" for name in NAMES},
+        limits=dspex.Limits(in_flight=2),
+    ) as scene:
         yield scene
 
 
@@ -142,9 +141,68 @@ def test_the_document_tells_of_budgets(scene: Scene) -> None:
 
 def test_a_key_that_is_none(scene: Scene) -> None:
     """If this failed, who has no key would spend somebody's money."""
+    for headers in (
+        {},
+        *({"Authorization": f"{said}"} for said in ("Bearer", "Bearer ada", "Basic key-of-ada")),
+    ):
+        for path in ("/v1/programs", "/v1/modules", "/v1/sessions/s/programs", "/metrics", "/openapi.json"):
+            assert scene.client.get(path, headers=headers).status_code == 401, (path, headers)
     assert ask(scene, "nobody").status_code == 401
-    for path in ("/v1/programs", "/v1/modules", "/v1/sessions/s/programs"):
-        assert scene.client.get(path).status_code == 401
+
+
+def test_what_is_of_all_tenants_is_the_operators(scene: Scene) -> None:
+    """If this failed, one customer would read how much the others do."""
+    for who, status in (("ada", 403), ("operator", 200)):
+        answer = scene.client.get("/metrics", headers={"Authorization": f"bearer key-of-{who}"})
+        assert answer.status_code == status
+        assert ask(scene, who).status_code == 200
+
+
+def test_a_session_is_its_tenants(scene: Scene) -> None:
+    """If this failed, one customer would find and run the programs of another."""
+    body = {"signature": "question -> answer", "name": "mine"}
+    for who in ("ada", "bob"):
+        headers = {"Authorization": f"Bearer key-of-{who}"}
+        made = scene.client.post("/v1/sessions/shared/programs", json=body, headers=headers)
+        assert made.status_code == 201
+        listed = scene.client.get("/v1/sessions/shared/programs", headers=headers).json()["programs"]
+        assert [one["id"] for one in listed] == [made.json()["id"]]
+    path = f"/v1/sessions/shared/programs/{made.json()['id']}/execute"
+    assert ask(scene, "ada", path).json()["code"] == "unknown_program"
+    assert ask(scene, "bob", path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("own", "tenants"),
+    [
+        ("same", {"ada": "same"}),
+        (None, {"ada": "same", "bob": "same"}),
+        ("", {}),
+        (None, {"ada": " "}),
+        (None, {"": "k"}),
+    ],
+)
+def test_keys_that_are_none_are_refused(own: str | None, tenants: dict[str, str]) -> None:
+    """If this failed, a slip in a key would make one customer another, or let everybody in."""
+    runtime = dspex.Runtime(settings=dspex.Settings(file=False))
+    with pytest.raises(dspex.InvalidOption) as refused:
+        create_app(runtime, key=own, tenant_keys=tenants)
+    assert "same'" not in repr(refused.value)
+
+
+def test_a_function_may_say_whose_a_request_is(scene: Scene) -> None:
+    """If this failed, a service with accounts of its own could not say which customer calls."""
+
+    def tenant_of(request: Request) -> str:
+        if request.headers.get("x-account") != "ada":
+            raise HTTPException(401, "no such account")
+        return "ada"
+
+    app = create_app(scene.runtime, tenant_of=tenant_of, opens=False)
+    client = TestClient(app)
+    for account, status in (("ada", 200), ("nobody", 401)):
+        answer = client.get("/v1/programs", headers={"x-account": account})
+        assert answer.status_code == status
 
 
 def test_each_key_spends_its_own_tenants_budget(scene: Scene) -> None:
