@@ -227,10 +227,14 @@ def test_each_tenant_has_its_own_answers(scene: Scene) -> None:
     for path in ("/v1/generate", "/v1/stream"):
         before = len(scene.provider.requests)
         asked = {"prompt": f"the same by {path}", "options": {"temperature": 0}}
+        seen: set[str] = set()
         for who, more in (("ada", 1), ("bob", 2), ("ada", 2), ("bob", 2)):
             answer = ask(scene, who, path, **asked)
             assert answer.status_code == 200, answer.text
             assert len(scene.provider.requests) == before + more, (path, who)
+            said = events(answer)[-1][1] if path == "/v1/stream" else answer.json()
+            assert said["cached"] is (who in seen)
+            seen.add(who)
 
 
 def test_each_tenant_has_its_own_limits(scene: Scene) -> None:
