@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 #: Where a key is, and what comes with a request where it was used.
 USED = (
     *("value", "environment", "file", "callable", "header", "query", "settings", "configured"),
-    *("ada", "bob", "second", "backup", "profile"),
+    *("gemini", "anthropic", "ada", "bob", "second", "backup", "profile"),
 )
 
 
@@ -103,11 +103,12 @@ class Found:
                     self.error(one.error)
 
 
-def lms(folder: Path, there: str) -> dict[str, dspex.LM]:
+def lms(folder: Path, provider: Provider) -> dict[str, dspex.LM]:
     """LMs with a key in each place that can have one."""
     file = folder / "key"
     file.write_text(key("file"))
     os.environ["CANARY_KEY"] = key("environment")
+    there = provider.base_url
     one = partial(dspex.LM, base_url=there, retry=dspex.Retry(attempts=1), breaker=None)
     second = one("openai/second", api_key=key("second"))
     return {
@@ -117,7 +118,18 @@ def lms(folder: Path, there: str) -> dict[str, dspex.LM]:
         "callable": one("openai/x", api_key=lambda: key("callable")),
         "header": one("openai/x", api_key="none", extra_headers={"x-gateway": key("header")}, cache=True),
         "query": one("openai/x", api_key="none", extra_query={"subscription": key("query")}, cache=True),
+        "gemini": one("gemini/x", api_key=key("gemini"), base_url=provider.gemini_url),
+        "anthropic": one("anthropic/x", api_key=key("anthropic"), base_url=provider.anthropic_url),
+        "nowhere": one(
+            "gemini/x",
+            api_key=key("nowhere"),
+            base_url="http://127.0.0.1:9/v1",
+            extra_query={"k": key("nowhere")},
+        ),
         "litellm": one("openai/x", api_key=key("litellm"), engine="litellm", cache=True),
+        "litellm gemini": one(
+            "gemini/x", api_key=key("litellm-g"), engine="litellm", base_url="http://127.0.0.1:9/v1beta"
+        ),
         "second": one("openai/x", api_key=key("value"), adapter="two_step", extraction_lm=second),
         "backup": one(
             "openai/x",
@@ -244,9 +256,9 @@ async def run(folder: Path, *, content: bool, litellm: bool) -> None:
             budgets={"day": dspex.Budget(tokens=10**9)},
         )
         found.add("settings", settings, json.dumps(settings.to_dict(), default=repr), settings.sources())
-        models = lms(folder, there)
+        models = lms(folder, provider)
         if not litellm:
-            del models["litellm"]
+            models = {name: lm for name, lm in models.items() if not name.startswith("litellm")}
         pools = {"general": dspex.PoolOptions(workers=2, preload=("tests.canary_preload",))}
         async with dspex.Runtime(pools=pools, settings=settings, store=folder / "sessions.db") as runtime:
 
