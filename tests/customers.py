@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dspex
@@ -30,7 +31,7 @@ class Customers:
         requests: How many requests each tenant's key has made.
     """
 
-    def __init__(self, providers: list[Provider], attempts: int = 1) -> None:
+    def __init__(self, providers: list[Provider], attempts: int, cache: Path | None) -> None:
         self.wrong: list[str] = []
         self.requests: Counter[str] = Counter()
         self.lms = {
@@ -39,6 +40,7 @@ class Customers:
                 api_key=f"key-of-{name}",
                 base_url=providers[where].base_url,
                 retry=dspex.Retry(attempts),
+                cache=cache,
             )
             for name, where in NAMES.items()
         }
@@ -114,7 +116,12 @@ class Customers:
 
 
 @contextlib.contextmanager
-def customers(attempts: int = 1) -> Iterator[Customers]:
-    """The tenants, while their providers run."""
+def customers(attempts: int = 1, cache: Path | None = None) -> Iterator[Customers]:
+    """The tenants, while their providers run.
+
+    Args:
+        attempts: How often a request is tried.
+        cache: The file that all their answers are cached in; None is memory, for every second call.
+    """
     with Provider(record=False) as one, Provider(record=False) as other:
-        yield Customers([one, other], attempts)
+        yield Customers([one, other], attempts, cache)

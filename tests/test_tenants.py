@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -60,12 +61,17 @@ async def test_same_prompt_different_providers(provider: Provider) -> None:
             assert {request.headers["authorization"] for request in asked.requests} == {f"Bearer sk-{name}"}
 
 
-@pytest.mark.parametrize("isolation", ["shared", "tenant"])
-async def test_the_same_in_every_way_under_load(isolation: Literal["shared", "tenant"]) -> None:
+@pytest.mark.parametrize(
+    ("isolation", "kept"), [("shared", None), ("shared", "file"), ("tenant", None), ("tenant", "file")]
+)
+async def test_the_same_in_every_way_under_load(
+    isolation: Literal["shared", "tenant"], kept: str | None, tmp_path: Path
+) -> None:
     """If this failed, one kind of call would bring a customer another's answer, or use his key."""
     pools = {"general": dspex.PoolOptions(workers=1, isolation=isolation)}
     seen: dict[str, set[int]] = {name: set() for name in NAMES}
-    with customers() as tenants:
+    cache = tmp_path / "answers.db" if kept else None
+    with customers(cache=cache) as tenants:
         async with dspex.Runtime(pools=pools) as runtime:
 
             async def ask(name: str, number: int) -> list[dspex.Response]:
