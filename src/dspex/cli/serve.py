@@ -25,6 +25,7 @@ Examples:
   dspex serve --lm openai/gpt-5-mini
   dspex serve --port 8080 --workers 4 --store sessions.db
   dspex serve --host 0.0.0.0 --key env:DSPEX_SERVER_KEY
+  dspex serve --tenant-key acme=env:ACME_KEY --tenant-key globex=file:/run/secrets/globex
   curl localhost:8000/v1/generate -H 'content-type: application/json' -d '{"prompt": "Why is the sky blue?"}'
 """
 
@@ -48,6 +49,13 @@ def serve(
     key: Annotated[
         str | None,
         typer.Option(help="Where the key is that callers have to show: 'env:NAME', 'file:/path', ..."),
+    ] = None,
+    tenant_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TENANT=REFERENCE",
+            help="A tenant, and where the key is by which it is known: 'acme=env:ACME_KEY'; repeatable.",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Workers of the pool 'general'. Default: one per core.")
@@ -87,13 +95,15 @@ def serve(
         from dspex.server.serving import check_address
 
         _log_to_stderr(log, quiet=quiet)
-        check_address(host, key)
+        check_address(host, key or tenant_key or None)
+        keys = {"": _reference(key)} if key is not None else {}
+        keys |= _tenants(tenant_key or [])
         settings = dspex.Settings()
         chosen = choose(lm, base_url, api_key, settings)
         pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
         runtime = Runtime(chosen, pools=pools, store=store, settings=settings)
         options = {"timeout": timeout, "allow_models": allow_models, "max_body": max_body * 2**20}
-        asyncio.run(_serve(runtime, host, port, _reference(key), drain, options))
+        asyncio.run(_serve(runtime, host, port, keys, drain, options))
     except signals.Interrupted:  # before anything was open
         raise typer.Exit from None
     except dspex.DspexError as error:
@@ -105,7 +115,7 @@ async def _serve(
     runtime: Runtime,
     host: str,
     port: int,
-    key: str | None,
+    keys: dict[str, str],
     drain: float,
     options: dict[str, Any],
 ) -> None:
@@ -113,9 +123,10 @@ async def _serve(
     from dspex.server.serving import Server, leaving_on_signals
 
     with leaving_on_signals():
-        shown = None if key is None else await _fetched(key)
+        shown = {name: await _fetched(reference) for name, reference in keys.items()}
+        own = shown.pop("", None)
         async with runtime:
-            app = create_app(runtime, key=shown, opens=False, **options)
+            app = create_app(runtime, key=own, tenant_keys=shown, opens=False, **options)
             server = Server(app, host, port, drain)
             try:
                 await server.serve()
@@ -123,14 +134,28 @@ async def _serve(
                 raise typer.Exit(_FAILED) from None
 
 
-def _reference(key: str | None) -> str | None:
-    if key is not None and not secrets.is_reference(key):
+def _reference(key: str, option: str = "key", tenant: str = "") -> str:
+    if not secrets.is_reference(key):
         raise dspex.InvalidOption(
             "a key on a command line can be read by everybody on this machine; put it in a variable and "
-            "pass --key env:NAME, or into a file: --key file:/path",
-            details={"option": "key"},
+            f"pass --{option} {tenant}env:NAME, or into a file: --{option} {tenant}file:/path",
+            details={"option": option},
         )
     return key
+
+
+def _tenants(given: list[str]) -> dict[str, str]:
+    """Where the keys of tenants are, by tenant."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, reference = one.partition("=")
+        if not equals or not name or name in found:
+            why = f"{name!r} is there twice" if name in found else "as in acme=env:ACME_KEY"
+            raise dspex.InvalidOption(
+                f"--tenant-key is a tenant and where its key is, {why}", details={"option": "tenant-key"}
+            )
+        found[name] = _reference(reference, "tenant-key", f"{name}=")
+    return found
 
 
 async def _fetched(reference: str) -> str:
