@@ -17,6 +17,7 @@ import dspex
 from dspex.lm import cache_file
 from dspex.lm.cache import Cache, Entry, Memory
 from dspex.lm.cache_file import CacheFile
+from tests.channels import until
 from tests.provider import Provider, delayed, echo, fault, fields
 
 pytestmark = pytest.mark.anyio
@@ -123,7 +124,31 @@ async def test_what_its_receiver_changes_stays_his(runtime: dspex.Runtime, provi
     assert third.answer == ["one", "two"]
 
 
+@pytest.mark.parametrize("second", [{"cache": False}, {"temperature": 0.9}], ids=str)
+async def test_a_second_step_that_varies_is_not_kept(
+    runtime: dspex.Runtime, provider: Provider, second: dict[str, Any]
+) -> None:
+    """If this failed, who wants variety of the second step would get none."""
+    lm = lm_at(provider, adapter="two_step", extraction_lm=lm_at(provider, **second))
+    for _ in range(2):
+        assert not (await runtime.adapter(lm=lm).agenerate("Why?", signature=SIGNATURE)).cached
+
+
 # Who asks for all
+
+
+async def test_nobody_waits_behind_a_batch(runtime: dspex.Runtime, provider: Provider) -> None:
+    """If this failed, a caller would wait for a batch whose item asks the same, until his time is over."""
+    provider.reply = lambda _: delayed(0.3, echo())
+    adapter = runtime.adapter(lm=lm_at(provider, limits=dspex.Limits(in_flight=1)))
+    items = [{"question": f"q{number}"} for number in range(8)]
+    batch = asyncio.ensure_future(adapter.abatch(items, signature=SIGNATURE, concurrency=8))
+    await until(lambda: len(provider.requests) > 0)
+    before = len(provider.requests)
+    await adapter.agenerate("q7", signature=SIGNATURE)
+    asked = [number for number, request in enumerate(provider.requests) if "q7" in str(request.body)]
+    assert asked[0] <= before + 1
+    assert all(outcome.ok for outcome in await batch)
 
 
 async def test_a_budget_is_its_owners_alone(runtime: dspex.Runtime, provider: Provider) -> None:

@@ -101,8 +101,10 @@ class Caches:
         if prepared.flow is not None:  # each listener hears his own
             await asked()
         else:
+            # Who waits does not wait behind a batch.
+            flight = key + bytes([question.caller.batch])
             try:
-                entry = await cache.together(key, asked, question.left)
+                entry = await cache.together(flight, asked, question.left)
             except TimeoutError:
                 raise _late(prepared) from None
             if done is None and entry is not None:
@@ -161,8 +163,13 @@ def wanted(prepared: Prepared, lm: LM) -> bool:
     question = prepared.question
     if lm.cache is False or question.tools or prepared.tools or question.debug or not prepared.repeatable:
         return False
+    second = lm.extraction_lm
+    if second is not None and second.cache is False:
+        return False
     if lm.cache is not None:
         return True
+    if second is not None and second.temperature:
+        return False
     temperature = question.options.get("temperature", lm.temperature)
     return temperature is not None and temperature == 0
 

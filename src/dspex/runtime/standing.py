@@ -8,6 +8,8 @@ from dspex.pool.stats import RuntimeStats
 from dspex.telemetry.prometheus import METRICS
 
 _BREAKER = {"closed": 0, "half_open": 1, "open": 2}
+# Breakers that are told of, those that are not closed first: callers may bring any number of addresses.
+_BREAKERS = 200
 
 
 def standing(stats: RuntimeStats) -> dict[str, dict[tuple[str, ...], float]]:
@@ -27,8 +29,10 @@ def standing(stats: RuntimeStats) -> dict[str, dict[tuple[str, ...], float]]:
         for slot, worker in enumerate(sorted(pool.workers, key=lambda one: one.number)):
             found["dspex_pool_workers"][(name, worker.state)] += 1
             found["dspex_worker_rss_bytes"][(name, str(slot))] += worker.rss
-    for breaker in stats.breakers:
-        found["dspex_breaker_state"][(breaker.endpoint, breaker.model)] = _BREAKER[breaker.state]
+    for breaker in sorted(stats.breakers, key=lambda one: -_BREAKER[one.state])[:_BREAKERS]:
+        labels = (breaker.endpoint, breaker.model)  # of several, with numbers of their own, the worst
+        states = found["dspex_breaker_state"]
+        states[labels] = max(states[labels], _BREAKER[breaker.state])
     found["dspex_cache_entries"][()] = stats.cache.entries
     found["dspex_cache_bytes"][()] = stats.cache.bytes
     return {name: dict(counter) for name, counter in found.items()}
