@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging as _logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,9 @@ _HOMES = {
     "dspex.wire.values": "Unsendable",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+# Who sets up no logging is shown no line: what concerns him comes as an error.
+_logging.getLogger("dspex").addHandler(_logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = [

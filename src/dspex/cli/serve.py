@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -17,8 +16,11 @@ from dspex.cli.lms import choose
 from dspex.cli.run import USAGE
 from dspex.cli.show import problem
 from dspex.lm import secrets
+from dspex.telemetry.logs import FORMS, Lines
 
 _FAILED, _BAD_USAGE = 1, 2
+_LEVELS = frozenset({"debug", "info", "warning", "error"})
+_FORMS = frozenset(FORMS)
 #: Shown under ``dspex serve --help``.
 EXAMPLES = """\b
 Examples:
@@ -75,7 +77,11 @@ def serve(
     ] = False,
     max_body: Annotated[int, typer.Option(min=1, help="MiB that the body of a request may have.")] = 64,
     log: Annotated[
-        str, typer.Option(help="What is logged to standard error: debug, info, warning or error.")
+        str,
+        typer.Option(
+            help="What is logged to standard error: debug, info, warning or error; and how: text or json; "
+            "both as debug,json. Default: info, as the settings' log says, or text."
+        ),
     ] = "info",
     quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
 ) -> None:
@@ -94,11 +100,13 @@ def serve(
             )
         from dspex.server.serving import check_address
 
-        _log_to_stderr(log, quiet=quiet)
+        lines = _log_to_stderr(log, quiet=quiet)
         check_address(host, key or tenant_key or None)
         keys = {"": _reference(key)} if key is not None else {}
         keys |= _tenants(tenant_key or [])
         settings = dspex.Settings()
+        if settings.log is not None and not _FORMS & _words(log):
+            lines.setFormatter(FORMS[settings.log]())
         chosen = choose(lm, base_url, api_key, settings)
         pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
         runtime = Runtime(chosen, pools=pools, store=store, settings=settings)
@@ -167,15 +175,23 @@ async def _fetched(reference: str) -> str:
     return key
 
 
-def _log_to_stderr(level: str, *, quiet: bool) -> None:
-    if level not in {"debug", "info", "warning", "error"}:
+def _words(log: str) -> set[str]:
+    return {word.strip() for word in log.split(",")}
+
+
+def _log_to_stderr(log: str, *, quiet: bool) -> Lines:
+    words = _words(log)
+    levels, forms = words & _LEVELS, words & _FORMS
+    if words - levels - forms or len(levels) > 1 or len(forms) > 1:
         raise dspex.InvalidOption(
-            f"--log is debug, info, warning or error, not {level!r}", details={"option": "log"}
+            "--log is debug, info, warning or error, with text or json after a comma where that is wanted, "
+            f"not {log!r}",
+            details={"option": "log"},
         )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    lines = Lines(next(iter(forms), "text"))
     for name in ("dspex", "uvicorn"):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(level.upper())
+        logging.getLogger(name).addHandler(lines)
+        logging.getLogger(name).setLevel(next(iter(levels), "info").upper())
     if quiet:
         logging.getLogger("dspex.server").setLevel(logging.WARNING)
+    return lines

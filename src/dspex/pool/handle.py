@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from dspex.lm.gates import Gates
 from dspex.lm.limits import Permit
@@ -17,6 +18,7 @@ from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks
 from dspex.process.group import kill_group, reap_group
+from dspex.telemetry.logs import named
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
@@ -124,6 +126,8 @@ class WorkerHandle:
         self._permits = WorkerPermits(gates, self._channel.send)
         self._route = CallbackRoute(self.in_flight, self._channel.send, listener.strayed)
         self._knows = Introductions(gates, self._channel.send)
+        for output in forkling.outputs:
+            output.of_calls(self.whose)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._kill_in(_START_LIMIT, "start", f"not ready within {_START_LIMIT:g} s")
         forks.guard(self)
@@ -161,6 +165,10 @@ class WorkerHandle:
     def unanswered(self) -> int:
         """How many of its calls still wait for their end."""
         return sum(not work.ended for work in self.in_flight.values())
+
+    def whose(self) -> dict[str, Any]:
+        """The calls that it runs, as a line about it has them."""
+        return named([work.request_id for work in self.in_flight.values()])
 
     def is_warm(self, fingerprint: bytes) -> bool:
         """Whether it has this program built, as far as known here."""

@@ -157,6 +157,7 @@ class Work:
         purse: The budgets that its LM requests are paid from; None without any.
         trace: Who traces it; None when nobody does.
         said: What events say of it; None when nobody wants to hear that a worker has it.
+        request_id: Its name in log lines; empty of what no caller has asked for.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -190,6 +191,7 @@ class Work:
     purse: Purse | None = None
     trace: Trace | None = None
     said: Mapping[str, Any] | None = None
+    request_id: str = ""
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None

@@ -144,6 +144,7 @@ class _Asking:
             flow=prepared.flow,
             trace=prepared.trace,
             said=prepared.said,
+            request_id=prepared.request_id,
             purse=await self._way.budgets.purse(prepared.question),
             admitted=prepared.started,
         )

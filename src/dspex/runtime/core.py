@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,7 @@ _KEPT = (
     "telemetry",
     "traces",
     "trace_content",
+    "log",
     "pools",
 )
 
@@ -92,6 +94,8 @@ class Core:
         zygote: MakeZygote = ZygoteClient,
         store: str | Path | None = None,
     ) -> None:
+        # Also when it is never opened, or what follows raises.
+        self._stop_logging = weakref.finalize(self, logs.opened(settings.log))
         self.bus = Bus()
         self.settings = settings
         self.tracing = Tracing(settings.traces, content=settings.trace_content)
@@ -313,4 +317,5 @@ class Core:
         await self.sessions.aclose()
         await self.storage.aclose()
         await self.bus.aclose()
+        self._stop_logging()
         self._closed.set()

@@ -26,11 +26,8 @@ async def observed(
     bus: Bus, pool: str, prepared: Prepared, send: Callable[[Prepared], Awaitable[Done]]
 ) -> Done:
     """Send a question, and tell that it was asked and what became of it."""
-    token = logs.request_id.set(prepared.request_id)  # of this task, and of those that it starts
-    try:
+    with logs.about(prepared.request_id):
         return await (_observed(bus, pool, prepared, send) if bus.wants(CallFinished) else send(prepared))
-    finally:
-        logs.request_id.reset(token)
 
 
 async def _observed(

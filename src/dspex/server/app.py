@@ -165,6 +165,7 @@ async def _on_left(_request: Request, _error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-async def _on_bug(request: Request, _error: Exception) -> Response:
+async def _on_bug(request: Request, error: Exception) -> Response:
+    problems.log_bug(_id(request), error)
     detail = "the server failed; its log has the error under this request id"
     return problems.response(problems.of_status(500, "error", detail, request.url.path, _id(request)))

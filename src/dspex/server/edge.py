@@ -127,6 +127,7 @@ class _Seen:
         if not _log.isEnabledFor(logging.INFO):
             return
         client = self._scope.get("client")
+        seconds = time.monotonic() - self._began
         _log.info(
             "%s %s %s %s %.0f ms %s",
             client[0] if client else "-",
@@ -134,6 +135,12 @@ class _Seen:
             # Not as it was sent: a line end in it would make a line of its own.
             ascii(self._scope["path"])[1:-1],
             self._status or "left",
-            (time.monotonic() - self._began) * 1000,
+            seconds * 1000,
             self.id,
+            extra={
+                "request_id": self.id,
+                "method": self._scope["method"],
+                "status": self._status or None,
+                "seconds": round(seconds, 6),
+            },
         )

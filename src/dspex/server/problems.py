@@ -240,7 +240,17 @@ def of_error(error: DspexError, instance: str, request_id: str | None) -> dict[s
 def log(problem: Mapping[str, Any], error: DspexError) -> None:
     """Write down what the caller is not told, under the id that he is."""
     if problem["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR or problem["detail"] == UNKNOWN:
-        _log.warning("%s: %s: %s", problem["request_id"], error.code, error.message)
+        name = problem["request_id"]
+        said = {"request_id": name, "code": error.code, "status": problem["status"]}
+        _log.warning("%s: %s: %s", name, error.code, error.message, extra=said)
+
+
+def log_bug(request_id: str | None, error: Exception) -> None:
+    """Write down a fault of the server itself."""
+    kind = type(error).__name__
+    _log.error(
+        "%s: the server failed: %s", request_id, kind, exc_info=error, extra={"request_id": request_id}
+    )
 
 
 def of_status(
