@@ -21,8 +21,8 @@ def whole() -> str:
     return page(
         "Events",
         "How to subscribe is told in [Events](../how-to/events.md). All import from "
-        "`dspex`. A subscription to `Event`, `WorkerEvent`, `PoolEvent` or `SessionEvent` hears every one of "
-        "that kind.",
+        "`dspex`. A subscription to `Event`, `CallEvent`, `CacheEvent`, `WorkerEvent`, `PoolEvent` or "
+        "`SessionEvent` hears every one of that kind.",
         described("runtime.on", dspex.Runtime.on),
         *[f"## {kind.__name__}\n\n{struct(kind)}" for kind in KINDS],
     )
