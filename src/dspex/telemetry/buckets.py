@@ -30,6 +30,12 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def copy(self) -> Histogram:
+        """One that grows no more."""
+        made = Histogram(self.bounds)
+        made.counts, made.total = list(self.counts), self.total
+        return made
+
 
 class Percentiles:
     """Values of which percentiles are wanted, to within 5 %."""
