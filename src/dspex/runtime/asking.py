@@ -141,6 +141,7 @@ class _Asking:
             admitted=prepared.started,
         )
         works.append(work)
+        prepared.works.append(work)
         pool = self._way.pool_for(spec, isolated=not prepared.shared, tenant=whose.tenant)
         return await pool.execute(work)
 
