@@ -149,6 +149,7 @@ class _Asking:
             admitted=prepared.started,
         )
         works.append(work)
+        prepared.works.append(work)
         pool = self._way.pool_for(spec, isolated=not prepared.shared, tenant=whose.tenant)
         done = await pool.execute(work)
         if prepared.outputs and (self._others or wanted(prepared, self._way.models.find(question.lm))):

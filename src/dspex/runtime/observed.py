@@ -42,8 +42,7 @@ async def _observed(
     try:
         done = await send(prepared)
     except BaseException as error:
-        requests = requests_of(error) if isinstance(error, DspexError) else []
-        bus.emit(_finished(said, program, prepared.question, code_of(error), requests))
+        bus.emit(_failed(said, program, prepared, error))
         raise
     bus.emit(
         _finished(
@@ -62,10 +61,33 @@ async def _observed(
     return done
 
 
+def _failed(said: dict[str, Any], program: str, prepared: Prepared, error: BaseException) -> CallFinished:
+    requests = (
+        requests_of(error)
+        if isinstance(error, DspexError)
+        else [request for work in prepared.works for request in work.requests]
+    )
+    queued = run = 0.0
+    if prepared.works:
+        last, now = prepared.works[-1], time.monotonic()
+        queued = (last.started or now) - last.admitted
+        run = now - (last.started or now)
+    return _finished(
+        said,
+        program,
+        prepared.question,
+        code_of(error),
+        requests,
+        queued=queued,
+        run=run,
+        attempts=sum(work.attempts for work in prepared.works),
+    )
+
+
 def refused(bus: Bus, pool: str, question: Question, error: DspexError) -> None:
     """A question was refused before it was sent."""
     if bus.wants(CallFinished):
-        bus.emit(_finished(_said(pool, question), "", question, error.code, [], attempts=0))
+        bus.emit(_finished(_said(pool, question), "", question, error.code, []))
 
 
 def requested(bus: Bus, pool: str, request: LMRequest) -> None:
@@ -104,7 +126,7 @@ def _finished(
     *,
     queued: float = 0.0,
     run: float = 0.0,
-    attempts: int = 1,
+    attempts: int = 0,
     cached: bool = False,
     model: str | None = None,
 ) -> CallFinished:
