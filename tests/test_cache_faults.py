@@ -326,6 +326,17 @@ async def test_the_salt_of_a_file_that_comes_back_is_used(
     await other.aclose()
 
 
+async def test_processes_that_open_a_new_file_at_once_share_it(tmp_path: Path) -> None:
+    """If this failed, one of two processes that a deployment starts together would have no file."""
+    for number in range(20):
+        files = [CacheFile(tmp_path / f"answers-{number}", 1 << 20, 60) for _ in range(4)]
+        salts = await asyncio.gather(*(file.salt() for file in files))
+        assert len(set(salts)) == 1
+        assert salts[0] is not None
+        for file in files:
+            await file.aclose()
+
+
 async def test_answers_of_code_of_ones_own_do_not_outlive_it(provider: Provider, tmp_path: Path) -> None:
     """If this failed, a program that was mended and deployed would still give its old answers."""
     settings = dspex.Settings(file=False, allow_modules=["tests.programs"])

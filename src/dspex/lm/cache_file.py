@@ -201,7 +201,9 @@ def _checked(key: bytes, value: bytes, model: str | None) -> bytes:
 
 def _check(connection: sqlite3.Connection) -> None:
     """Leave alone what is something else."""
+    connection.execute("BEGIN")  # another process may be making it just now
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.execute("COMMIT")
     if tables and (version != _FORMAT or tables != _TABLES):
         raise sqlite3.DatabaseError("it is no cache of this version; name another file")
