@@ -237,6 +237,16 @@ async def test_an_answer_that_a_disk_has_changed_is_asked_for_again(
         connection.close()
 
 
+async def test_an_answer_too_large_for_memory_is_in_the_file(tmp_path: Path) -> None:
+    """If this failed, a file of a gigabyte would keep nothing that a small memory cannot."""
+    cache = Cache(Memory(0, 60), CacheFile(tmp_path / "answers", 1 << 20, 60))
+    assert cache.put(b"key", Entry(b"x" * 50_000, "m"))
+    assert not cache.put(b"larger", Entry(b"x" * 100_000, "m"))
+    assert await cache.find(b"key") == Entry(b"x" * 50_000, "m")
+    assert cache.stats.entries == 0
+    await cache.aclose()
+
+
 async def test_a_database_of_somebody_elses_is_left_as_it_is(tmp_path: Path) -> None:
     """If this failed, an application's database would get tables of ours."""
     path = tmp_path / "theirs.db"
@@ -262,7 +272,7 @@ async def test_a_file_gives_back_what_it_has_no_use_for(tmp_path: Path) -> None:
     await large.aclose()
     before = path.stat().st_size
     small = CacheFile(path, 200_000, 60)
-    small.put(b"new", Entry(b"x" * 50_000, None))
+    small.put(b"new", Entry(b"x" * 10_000, None))
     assert await small.get(b"new") is not None
     await small.aclose()
     assert path.stat().st_size < before / 5
@@ -273,7 +283,7 @@ async def test_a_file_stays_below_its_bound_whatever_is_written(tmp_path: Path) 
     path = tmp_path / "answers"
     file = CacheFile(path, 1_000_000, 60)
     for number in range(60):
-        file.put(bytes([number]), Entry(b"x" * 100_000, None))
+        assert file.put(bytes([number]), Entry(b"x" * 60_000, None))
         await file.salt()  # what waits is written
     await file.aclose()
     assert path.stat().st_size < 1_500_000
