@@ -237,6 +237,16 @@ async def test_an_answer_that_a_disk_has_changed_is_asked_for_again(
         connection.close()
 
 
+async def test_an_answer_too_large_for_memory_is_in_the_file(tmp_path: Path) -> None:
+    """If this failed, a file of a gigabyte would keep nothing that a small memory cannot."""
+    cache = Cache(Memory(0, 60), CacheFile(tmp_path / "answers", 1 << 20, 60))
+    assert cache.put(b"key", Entry(b"x" * 50_000, "m"))
+    assert not cache.put(b"larger", Entry(b"x" * 100_000, "m"))
+    assert await cache.find(b"key") == Entry(b"x" * 50_000, "m")
+    assert cache.stats.entries == 0
+    await cache.aclose()
+
+
 async def test_a_database_of_somebody_elses_is_left_as_it_is(tmp_path: Path) -> None:
     """If this failed, an application's database would get tables of ours."""
     path = tmp_path / "theirs.db"
@@ -262,7 +272,7 @@ async def test_a_file_gives_back_what_it_has_no_use_for(tmp_path: Path) -> None:
     await large.aclose()
     before = path.stat().st_size
     small = CacheFile(path, 200_000, 60)
-    small.put(b"new", Entry(b"x" * 50_000, None))
+    small.put(b"new", Entry(b"x" * 10_000, None))
     assert await small.get(b"new") is not None
     await small.aclose()
     assert path.stat().st_size < before / 5
@@ -273,7 +283,7 @@ async def test_a_file_stays_below_its_bound_whatever_is_written(tmp_path: Path) 
     path = tmp_path / "answers"
     file = CacheFile(path, 1_000_000, 60)
     for number in range(60):
-        file.put(bytes([number]), Entry(b"x" * 100_000, None))
+        assert file.put(bytes([number]), Entry(b"x" * 60_000, None))
         await file.salt()  # what waits is written
     await file.aclose()
     assert path.stat().st_size < 1_500_000
@@ -324,6 +334,17 @@ async def test_the_salt_of_a_file_that_comes_back_is_used(
     assert await cache.key(b"what") == await other.key(b"what") != alone
     await cache.aclose()
     await other.aclose()
+
+
+async def test_processes_that_open_a_new_file_at_once_share_it(tmp_path: Path) -> None:
+    """If this failed, one of two processes that a deployment starts together would have no file."""
+    for number in range(20):
+        files = [CacheFile(tmp_path / f"answers-{number}", 1 << 20, 60) for _ in range(4)]
+        salts = await asyncio.gather(*(file.salt() for file in files))
+        assert len(set(salts)) == 1
+        assert salts[0] is not None
+        for file in files:
+            await file.aclose()
 
 
 async def test_answers_of_code_of_ones_own_do_not_outlive_it(provider: Provider, tmp_path: Path) -> None:

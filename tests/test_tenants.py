@@ -11,6 +11,7 @@ import pytest
 
 import dspex
 from dspex.errors import InvalidOption
+from dspex.pool.pool import LocalPool
 from tests.channels import until
 from tests.customers import NAMES, customers
 from tests.provider import Provider, Reply, Request, delayed, echo, hanging, text
@@ -161,6 +162,29 @@ async def test_workers_of_a_tenant_that_is_gone_are_closed(apart: dspex.Runtime)
     assert stats.counters == {"ok": 2}
     answer = await adapter.agenerate("again", signature=SIGNATURE, tenant="ada")
     assert answer.answer == "again"
+
+
+async def test_a_tenant_who_comes_back_finds_his_pool_open(
+    apart: dspex.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this failed, a call would fail because another tenant's workers are closed at that moment."""
+    for tenant in ("ada", "bob"):
+        await apart.adapter(tenant=tenant).agenerate("q", signature=SIGNATURE)
+    calls: list[asyncio.Task[dspex.Response]] = []
+    stock = LocalPool.aclose
+
+    async def closes(pool: LocalPool) -> None:
+        if pool.name in {"general@ada", "general@bob"} and not calls:
+            other = "bob" if pool.name == "general@ada" else "ada"
+            asked = apart.adapter(tenant=other).agenerate("again", signature=SIGNATURE)
+            calls.append(asyncio.create_task(asked))
+            has = f"general@{other}"
+            await until(lambda: has in apart.stats().pools and apart.stats().pools[has].workers != [])
+        await stock(pool)
+
+    monkeypatch.setattr(LocalPool, "aclose", closes)
+    await until(lambda: bool(calls), 60)
+    assert (await calls[0]).answer == "again"
 
 
 async def test_calls_without_a_tenant_have_the_pool_itself(apart: dspex.Runtime) -> None:

@@ -66,8 +66,8 @@ class Kept(Protocol):
     async def get(self, key: bytes) -> tuple[Entry, float] | None:
         """An answer, if it is there and still good, and for how many seconds it is."""
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Keep an answer, soon."""
+    def put(self, key: bytes, entry: Entry) -> bool:
+        """Keep an answer, soon, if it is not too large; whether it is."""
 
     async def aclose(self) -> None:
         """Keep what waits, and let go of it."""
@@ -99,19 +99,25 @@ class Memory:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: bytes, entry: Entry, left: float | None = None) -> None:
-        """Keep an answer; others make room for it.
+    def put(self, key: bytes, entry: Entry, left: float | None = None) -> bool:
+        """Keep an answer, if it is not too large; others make room for it.
 
         Args:
             key: Its key.
             entry: The answer.
             left: Seconds for which it is still good, when it is not new.
+
+        Returns:
+            Whether it is kept.
         """
+        if len(entry.value) > self.room // LARGEST:
+            return False
         self._remove(key)
         self._entries[key] = entry, time.monotonic() + (self._ttl if left is None else left)
         self._bytes += _size(entry)
         while self._bytes > self.room and self._entries:
             self._remove(next(iter(self._entries)))
+        return True
 
     def _remove(self, key: bytes) -> None:
         found = self._entries.pop(key, None)
@@ -183,12 +189,9 @@ class Cache:
 
     def put(self, key: bytes, entry: Entry) -> bool:
         """Keep an answer, if it is not too large; whether it is kept."""
-        if len(entry.value) > self._memory.room // LARGEST:
-            return False
-        self._memory.put(key, entry)
-        if self._kept is not None:
-            self._kept.put(key, entry)
-        return True
+        in_memory = self._memory.put(key, entry)
+        kept = self._kept is not None and self._kept.put(key, entry)
+        return in_memory or kept
 
     def missed(self) -> None:
         """A call asks."""

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dspex.lm.cache import Entry
+from dspex.lm.cache import LARGEST, Entry
 
 T = TypeVar("T")
 _log = logging.getLogger("dspex.cache")
@@ -35,9 +35,8 @@ _LOCKED = 1.0
 _PATIENCE = 5.0
 # Answers that wait to be written; more are not kept.
 _WAITING = 1000
-# A look at the size after so many answers, or after so large a part of the room.
+# A look at the size after so many answers, or after as much as the largest may have.
 _LOOK = 64
-_PART = 16
 _CHECK = 16  # bytes of an answer's checksum
 _PRIVATE = 0o600
 _SCHEMA = """
@@ -77,11 +76,13 @@ class CacheFile:
         """An answer, if it is there and still good, and for how many seconds it is."""
         return await self._run(lambda connection: self._get(connection, key))
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Keep an answer, soon; where too many wait it is not kept."""
-        if self._waiting.acquire(blocking=False):
-            with contextlib.suppress(RuntimeError):  # it was let go of
-                self._thread.submit(self._put_waiting, key, entry)
+    def put(self, key: bytes, entry: Entry) -> bool:
+        """Keep an answer, soon, if it is not too large; where too many wait it is not kept."""
+        if len(entry.value) > self._room // LARGEST or not self._waiting.acquire(blocking=False):
+            return False
+        with contextlib.suppress(RuntimeError):  # it was let go of
+            self._thread.submit(self._put_waiting, key, entry)
+        return True
 
     async def aclose(self) -> None:
         """Keep what waits, and let go of the file."""
@@ -169,7 +170,7 @@ class CacheFile:
         )
         self._written += 1
         self._written_bytes += len(entry.value)
-        if self._written % _LOOK == 1 or self._written_bytes > self._room // _PART:
+        if self._written % _LOOK == 1 or self._written_bytes > self._room // LARGEST:
             self._written_bytes = 0
             self._make_room(connection, now)
 
@@ -201,7 +202,9 @@ def _checked(key: bytes, value: bytes, model: str | None) -> bytes:
 
 def _check(connection: sqlite3.Connection) -> None:
     """Leave alone what is something else."""
+    connection.execute("BEGIN")  # another process may be making it just now
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.execute("COMMIT")
     if tables and (version != _FORMAT or tables != _TABLES):
         raise sqlite3.DatabaseError("it is no cache of this version; name another file")

@@ -198,12 +198,15 @@ class Pools:
             await asyncio.sleep(_LOOK)
             asleep = {key for key, pool in self._started.items() if key[2] and pool.asleep}
             for key in before & asleep:
+                if not self._started[key].asleep:
+                    continue  # it was called while another one was closed
                 pool = self._started.pop(key)
                 self._found = {wanted: found for wanted, found in self._found.items() if found is not pool}
                 name, preparation, _ = key
-                await pool.aclose()
-                # Its calls are in the counters for good: those of the pool that all tenants have.
+                # Its calls are in the counters for good, those of the pool that all tenants have; at once, so
+                # that no counter ever goes down.
                 self._started.get((name, preparation, ""), self._named(name)).take_over(pool)
+                await pool.aclose()
             before = asleep
 
     async def drain(self) -> None:

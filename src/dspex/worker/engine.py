@@ -29,6 +29,7 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import TimeoutError as RequestTimeout
 
+from dspex.errors import DspexError
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.worker import faults, genai, listening, streamed
 from dspex.worker.outflow import Outflow
@@ -266,6 +267,8 @@ class _Engine:
 def _status(error: BaseException, model: str) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
+    if isinstance(error, DspexError):
+        return error.code  # the door's: it was not sent
     if isinstance(error, Exception):
         kind = faults.kind_of(error) or faults.kind_of(wrap_error(error, model=model))
         return kind.code if kind else "python_error"
