@@ -130,20 +130,30 @@ def _finished(
     cached: bool = False,
     model: str | None = None,
 ) -> CallFinished:
-    answered = [request for request in requests if request.status == "ok"]
-    costs = [request.cost for request in answered]
+    lm, prompt, completion = 0.0, 0, 0
+    cost: float | None = 0.0
+    answered = False
+    for request in requests:  # one loop, as this is done for every call
+        lm += request.seconds
+        prompt += request.usage.prompt_tokens
+        completion += request.usage.completion_tokens
+        if request.status == "ok":
+            answered = True
+            cost = None if cost is None or request.cost is None else cost + request.cost
+        if not cached and (request.status == "ok" or not answered):
+            model = request.model
     return CallFinished(
         **said,
         program=program,
         code=code,
-        model=(answered or requests)[-1].model if requests and not cached else model,
+        model=model,
         queued=queued,
         run=run,
-        lm=sum(request.seconds for request in requests),
+        lm=lm,
         total=time.monotonic() - question.asked,
-        prompt_tokens=sum(request.usage.prompt_tokens for request in requests),
-        completion_tokens=sum(request.usage.completion_tokens for request in requests),
-        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost=cost,
         attempts=attempts,
         requests=len(requests),
         cached=cached,

@@ -79,7 +79,7 @@ class Bus:
 
     def has_subscriber(self, kind: type[Event]) -> bool:
         """Whether a subscriber would hear of an event of a kind."""
-        return any(issubclass(kind, wanted) for wanted, _ in self._subscribers)
+        return bool(self._subscribers) and any(issubclass(kind, wanted) for wanted, _ in self._subscribers)
 
     def emit(self, event: Event) -> None:
         """Tell all who asked for it; from any thread. Never waits for them and never raises."""
