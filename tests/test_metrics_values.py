@@ -42,9 +42,9 @@ class Numbers:
                     found[tuple(sorted(sample.labels.items()))] = sample.value
         return found
 
-    def of(self, name: str, **labels: str) -> float:
+    def of(self, name: str, **labels: str | None) -> float:
         """One of them."""
-        return self.every(name)[tuple(sorted(labels.items()))]
+        return self.every(name)[tuple(sorted((label, value or "") for label, value in labels.items()))]
 
 
 def reply(request: Request) -> Reply:
@@ -99,7 +99,7 @@ def test_calls_and_lm_requests(runtime: dspex.Runtime, provider: Provider) -> No
 
     answered = answers[0].model
     requests = numbers.every("dspex_lm_requests_total")
-    assert requests[("model", answered), ("status", "ok")] == 3
+    assert requests[("model", answered or ""), ("status", "ok")] == 3
     failed = [n for labels, n in requests.items() if dict(labels)["status"] == "lm_invalid_request"]
     assert failed == [2]
     assert numbers.of("dspex_lm_request_seconds_count", model=answered) == 3
@@ -222,7 +222,10 @@ def test_pools_and_workers(runtime: dspex.Runtime) -> None:
 
 def test_a_pool_that_does_not_start() -> None:
     """If this failed, an alert on pools that refuse calls would never come."""
-    pools = {"general": {"workers": 1}, "broken": {"workers": 1, "preload": ["no_such_module_at_all"]}}
+    pools = {
+        "general": dspex.PoolOptions(workers=1),
+        "broken": dspex.PoolOptions(workers=1, preload=["no_such_module_at_all"]),
+    }
     with dspex.Runtime(pools=pools, settings=dspex.Settings(file=False), wait=False) as runtime:
         numbers = Numbers(runtime)
         until(lambda: runtime.stats().pools["broken"].unhealthy, 60)

@@ -94,8 +94,6 @@ class Core:
         zygote: MakeZygote = ZygoteClient,
         store: str | Path | None = None,
     ) -> None:
-        # Also when it is never opened, or what follows raises.
-        self._stop_logging = weakref.finalize(self, logs.opened(settings.log))
         self.bus = Bus()
         self.settings = settings
         self.tracing = Tracing(settings.traces, content=settings.trace_content)
@@ -122,6 +120,8 @@ class Core:
         self.servers = Servers(self.functions)
         self.signatures = Signatures(self.settings.allow_modules)
         options = self.settings.pools_over(DEFAULTS, pools or {})
+        # It ends also when this is never opened, or what follows raises.
+        self._stop_logging = weakref.finalize(self, logs.opened(settings.log))
         self._pools = Pools(
             options,
             self.settings,

@@ -22,7 +22,7 @@ from dspex.telemetry.events import CallFinished
 _calls = logging.getLogger("dspex.calls")
 _ROOT = logging.getLogger("dspex")
 # What every record has; the rest was given as ``extra``.
-_USUAL = frozenset(vars(logging.makeLogRecord({})))
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"color_message"}  # uvicorn's, the message once more
 # Innermost frames of an exception that its line has.
 _FRAMES = 10
 
