@@ -163,6 +163,11 @@ class Cache:
         self._flights: dict[bytes, _Flight] = {}
         self._hits = self._misses = 0
 
+    @property
+    def outlives(self) -> bool:
+        """Whether its answers outlive the process."""
+        return self._kept is not None
+
     async def key(self, *parts: bytes) -> bytes:
         """The key of what depends on these and nothing else."""
         if not self._has_salt and self._kept is not None:

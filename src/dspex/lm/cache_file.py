@@ -31,6 +31,8 @@ _FORMAT = 2
 _REST = 30.0
 # Seconds that another process may have it locked.
 _LOCKED = 1.0
+# Seconds after which opening is tried again.
+_AGAIN = 0.01
 # Seconds that a call waits for the file: a disk may hang.
 _PATIENCE = 5.0
 # Answers that wait to be written; more are not kept.
@@ -119,6 +121,17 @@ class CacheFile:
         _log.warning("the cache %s is left alone for %g s: %s", self._path, _REST, why)
 
     def _open(self) -> sqlite3.Connection:
+        end = time.monotonic() + _LOCKED
+        while True:
+            try:
+                return self._opened()
+            except sqlite3.OperationalError as error:
+                # SQLite itself does not wait for who turns a new file to WAL at the same moment.
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(_AGAIN)
+
+    def _opened(self) -> sqlite3.Connection:
         # Made here, so that nobody else can read it, not even for a moment.
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _PRIVATE))
         connection = sqlite3.connect(self._path, timeout=_LOCKED, isolation_level=None)

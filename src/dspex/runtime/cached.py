@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib.metadata
@@ -44,6 +45,8 @@ class Caches:
     def __init__(self, settings: Settings, bus: Bus) -> None:
         self._settings = settings
         self._bus = bus
+        # One for all: each cache has its own salt, so that none finds what another one keeps.
+        self._memory = Memory(settings.cache_size, settings.cache_ttl)
         self._caches: dict[Path | None, Cache] = {}
         self._identities: dict[int, bytes] = {}
 
@@ -73,7 +76,7 @@ class Caches:
             return await ask()
         cache = self._of(lm, outlives=not _runs_own_code(prepared, resolved.spec))
         question = prepared.question
-        key = await cache.key(
+        parts = (
             prepared.fingerprint,
             inputs,
             question.caller.tenant.encode(),
@@ -82,7 +85,12 @@ class Caches:
             pool.encode(),
             _versions(),
         )
-        entry = await cache.find(key)
+        try:
+            # A file may take its time; memory needs no look at the clock.
+            left = question.left() if cache.outlives else None
+            key, entry = await asyncio.wait_for(_found(cache, parts), left)
+        except TimeoutError:
+            raise _late(prepared) from None
         if entry is not None:
             return self._hit(prepared, entry)
         done: Done | None = None
@@ -135,17 +143,16 @@ class Caches:
         cache = self._caches.get(path)
         if cache is None:
             settings = self._settings
-            memory = Memory(settings.cache_size, settings.cache_ttl)
             kept = None if path is None else CacheFile(path, settings.cache_file_size, settings.cache_ttl)
-            cache = self._caches[path] = Cache(memory, kept)
+            cache = self._caches[path] = Cache(self._memory, kept)
         return cache
 
     @property
     def stats(self) -> CacheStats:
         """How they stand, together."""
         found = [cache.stats for cache in list(self._caches.values())]
-        fields = CacheStats.__struct_fields__
-        return CacheStats(*(sum(getattr(one, name) for one in found) for name in fields))
+        hits, misses = sum(one.hits for one in found), sum(one.misses for one in found)
+        return CacheStats(hits, misses, *self._memory.counted)
 
     async def aclose(self) -> None:
         """Let go of them."""
@@ -188,6 +195,12 @@ def _identity(spec: LMSpec) -> bytes:
     return msgspec.msgpack.encode(bare(spec), order="deterministic")
 
 
+async def _found(cache: Cache, parts: tuple[bytes, ...]) -> tuple[bytes, Entry | None]:
+    """The key of what an answer depends on, and the answer if there is one."""
+    key = await cache.key(*parts)
+    return key, await cache.find(key)
+
+
 def _runs_own_code(prepared: Prepared, spec: LMSpec) -> bool:
     """Whether an answer depends on code of the user's, which may be another after a restart."""
     specs = (spec,) if spec.extraction is None else (spec, spec.extraction)
@@ -216,8 +229,8 @@ def _entry(done: Done) -> Entry | None:
 
 def _late(prepared: Prepared) -> PythonTimeout:
     return PythonTimeout(
-        "the call did not end in its time: another one that asks the same was waited for; raise timeout=... "
-        "if it needs longer",
+        "the call did not end in its time: it has waited for the cache, or for another call that asks the "
+        "same; raise timeout=... if it needs longer",
         details={
             "phase": "running",
             "elapsed": round(time.monotonic() - prepared.started, 3),
