@@ -237,6 +237,19 @@ async def test_an_answer_that_a_disk_has_changed_is_asked_for_again(
         connection.close()
 
 
+async def test_all_files_have_one_memory(provider: Provider, tmp_path: Path) -> None:
+    """If this failed, a file for each customer would take the memory of as many caches."""
+    settings = dspex.Settings(file=False, cache_size=20_000)
+    async with dspex.Runtime(settings=settings) as runtime:
+        for number in range(30):
+            adapter = runtime.adapter(lm=lm_at(provider, cache=tmp_path / str(number)))
+            await adapter.agenerate("Why?" + "y" * 900, signature=SIGNATURE)
+            assert (await adapter.agenerate("Why?" + "y" * 900, signature=SIGNATURE)).cached
+        assert 0 < runtime.stats().cache.entries < 30
+        assert runtime.stats().cache.bytes <= 20_000
+        assert (runtime.stats().cache.hits, runtime.stats().cache.misses) == (30, 30)
+
+
 async def test_an_answer_too_large_for_memory_is_in_the_file(tmp_path: Path) -> None:
     """If this failed, a file of a gigabyte would keep nothing that a small memory cannot."""
     cache = Cache(Memory(0, 60), CacheFile(tmp_path / "answers", 1 << 20, 60))
@@ -318,6 +331,20 @@ async def test_a_file_that_hangs_costs_no_call(
     assert "does not answer" in caplog.text
     await cache.aclose()
     comes_back.set()
+
+
+async def test_a_file_that_hangs_keeps_nobody_beyond_his_deadline(
+    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this failed, a timeout would not hold where a disk is slow."""
+    comes_back = threading.Event()
+    monkeypatch.setattr(cache_file, "_PATIENCE", 60.0)
+    monkeypatch.setattr(cache_file, "_check", lambda _: comes_back.wait(60))
+    async with dspex.Runtime(lm_at(provider, cache=tmp_path / "answers")) as runtime:
+        with pytest.raises(dspex.PythonTimeout, match="waited for the cache"):
+            await runtime.adapter().agenerate("Why?", signature=SIGNATURE, timeout=0.2)
+        comes_back.set()
+        assert (await runtime.adapter().agenerate("Why?", signature=SIGNATURE)).answer == "Why?"
 
 
 async def test_the_salt_of_a_file_that_comes_back_is_used(

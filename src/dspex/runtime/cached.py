@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib.metadata
@@ -43,6 +44,8 @@ class Caches:
     def __init__(self, settings: Settings, emit: Callable[[Event], None]) -> None:
         self._settings = settings
         self._emit = emit
+        # One for all: each cache has its own salt, so that none finds what another one keeps.
+        self._memory = Memory(settings.cache_size, settings.cache_ttl)
         self._caches: dict[Path | None, Cache] = {}
         self._identities: dict[int, bytes] = {}
 
@@ -72,7 +75,7 @@ class Caches:
             return await ask()
         cache = self._of(lm, outlives=not _runs_own_code(prepared, resolved.spec))
         question = prepared.question
-        key = await cache.key(
+        parts = (
             prepared.fingerprint,
             inputs,
             question.caller.tenant.encode(),
@@ -81,7 +84,12 @@ class Caches:
             pool.encode(),
             _versions(),
         )
-        entry = await cache.find(key)
+        try:
+            async with asyncio.timeout(question.left()):  # a file may take its time
+                key = await cache.key(*parts)
+                entry = await cache.find(key)
+        except TimeoutError:
+            raise _late(prepared) from None
         if entry is not None:
             return self._hit(prepared, entry)
         done: Done | None = None
@@ -132,17 +140,16 @@ class Caches:
         cache = self._caches.get(path)
         if cache is None:
             settings = self._settings
-            memory = Memory(settings.cache_size, settings.cache_ttl)
             kept = None if path is None else CacheFile(path, settings.cache_file_size, settings.cache_ttl)
-            cache = self._caches[path] = Cache(memory, kept)
+            cache = self._caches[path] = Cache(self._memory, kept)
         return cache
 
     @property
     def stats(self) -> CacheStats:
         """How they stand, together."""
         found = [cache.stats for cache in list(self._caches.values())]
-        fields = CacheStats.__struct_fields__
-        return CacheStats(*(sum(getattr(one, name) for one in found) for name in fields))
+        hits, misses = sum(one.hits for one in found), sum(one.misses for one in found)
+        return CacheStats(hits, misses, *self._memory.counted)
 
     async def aclose(self) -> None:
         """Let go of them."""
@@ -213,8 +220,8 @@ def _entry(done: Done) -> Entry | None:
 
 def _late(prepared: Prepared) -> PythonTimeout:
     return PythonTimeout(
-        "the call did not end in its time: another one that asks the same was waited for; raise timeout=... "
-        "if it needs longer",
+        "the call did not end in its time: it has waited for the cache, or for another call that asks the "
+        "same; raise timeout=... if it needs longer",
         details={
             "phase": "running",
             "elapsed": round(time.monotonic() - prepared.started, 3),
