@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import dspex as library
 from tests.processes import until
+from tests.provider import Provider
 from tests.shell import SCRIPT, dspex, environment
 
 SERVICE = """
@@ -148,3 +150,33 @@ def test_watching_ends_cleanly_with_ctrl_c(
     if json_lines:
         for line in output.read_text().splitlines():
             assert service.pid in [runtime["pid"] for runtime in json.loads(line)["runtimes"]]
+
+
+def test_what_was_spent_of_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this failed, an operator would learn that a budget is spent when customers call him."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    budgets = {"day": library.Budget(tokens=100_000, cost=2.5)}
+    tenants = {f"t{number:02}": library.Budget(tokens=1000 + number) for number in range(25)}
+    settings = library.Settings(file=False, budgets=budgets, tenant_budgets=tenants)
+    with Provider() as provider:
+        lm = library.LM("openai/gpt-4o-mini", api_key="k", base_url=provider.base_url)
+        one = {"general": library.PoolOptions(workers=1)}
+        with library.Runtime(lm, pools=one, settings=settings) as runtime:
+            adapter = runtime.adapter()
+            asked = [adapter.generate("q", tenant=name) for name in tenants]
+            lines = dspex("status", XDG_RUNTIME_DIR=str(tmp_path)).stdout.splitlines()
+            told = json.loads(dspex("status", "--json", XDG_RUNTIME_DIR=str(tmp_path)).stdout)
+            stats = {(budget.scope, budget.name): budget for budget in runtime.stats().budgets}
+    tokens = sum(answer.usage.total_tokens for answer in asked)
+    day = next(line.split() for line in lines if line.startswith("day "))
+    assert day[1:4] == [f"{tokens:,}", "of", "100,000"]
+    assert day[5:] == ["of", "$2.5"]
+    shown = [line.split()[1] for line in lines if line.startswith("tenant ")]
+    assert shown == [f"t{number:02}" for number in range(19)], "those of which most is used"
+    assert any(line.startswith("and 6 more") for line in lines)
+    (found,) = [one for one in told["runtimes"] if one["pid"] == os.getpid()]
+    assert len(found["stats"]["budgets"]) == len(stats) == 26
+    (day_told,) = [one for one in found["stats"]["budgets"] if one["scope"] == "day"]
+    assert (day_told["tokens"], day_told["reserved_tokens"]) == (tokens, 0)
+    assert day_told["limit"] == {"tokens": 100_000, "cost": 2.5}

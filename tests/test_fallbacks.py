@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
 import dspex
@@ -287,3 +288,48 @@ async def test_many_calls_at_once_all_get_an_answer(
     adapter = runtime.adapter(timeout=60.0)
     ended = await asyncio.gather(*(adapter.agenerate(f"q{n}", lm=lm) for n in range(100)))
     assert [one.response for one in ended] == [f"q{n}" for n in range(100)]
+
+
+class Even(pydantic.BaseModel):
+    number: int
+
+    @pydantic.field_validator("number")
+    @classmethod
+    def is_even(cls, number: int) -> int:
+        if number % 2:
+            raise ValueError("it is odd")
+        return number
+
+
+EVEN = {"inputs": {"question": str}, "outputs": {"answer": Even}}
+
+
+def number(value: int) -> Reply:
+    return text(f'[[ ## answer ## ]]\n{{"number": {value}}}\n\n[[ ## completed ## ]]')
+
+
+async def test_an_answer_that_the_callers_own_type_refuses_is_none(
+    runtime: dspex.Runtime, first: Provider, second: Provider
+) -> None:
+    """If this failed, an answer that only the caller's class refuses would be told as an error at once."""
+    first.reply, second.reply = lambda _: number(3), lambda _: number(4)
+    answer = await runtime.adapter().agenerate("q", signature=EVEN, lm=chain(first, second))
+    assert answer.answer == Even(number=4)
+    assert [one.code for one in answer.fallbacks] == ["parse_error"]
+    assert len(answer.requests) == 2
+    with pytest.raises(dspex.ParseError, match="odd") as raised:
+        await runtime.adapter().agenerate("q", signature=EVEN, lm=model(first, "first"))
+    assert raised.value.code == "parse_error"
+
+
+async def test_an_answer_that_the_callers_own_type_refuses_is_not_kept(
+    runtime: dspex.Runtime, first: Provider
+) -> None:
+    """If this failed, one wrong answer would be given again and again until it is too old."""
+    lm = model(first, "kept", cache=True)
+    first.reply = lambda _: number(3)
+    with pytest.raises(dspex.ParseError, match="odd"):
+        await runtime.adapter().agenerate("kept", signature=EVEN, lm=lm)
+    first.reply = lambda _: number(4)
+    answers = [await runtime.adapter().agenerate("kept", signature=EVEN, lm=lm) for _ in range(2)]
+    assert [(one.answer.number, one.cached) for one in answers] == [(4, False), (4, True)]

@@ -56,6 +56,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
 PARTICULAR: dict[str, tuple[str, Any]] = {
     "module": ("dspy.Predict", "dspy.Predict"),
     "isolation": ("call", "call"),
+    "log": ("json", "json"),
     "max_rss": ("4194304", 4194304),
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -11,6 +13,7 @@ import dspex
 from dspex.errors import InvalidOption
 from dspex.pool.pool import LocalPool
 from tests.channels import until
+from tests.customers import NAMES, customers
 from tests.provider import Provider, Reply, Request, delayed, echo, hanging, text
 
 pytestmark = pytest.mark.anyio
@@ -57,6 +60,36 @@ async def test_same_prompt_different_providers(provider: Provider) -> None:
         for name, asked in (("ada", provider), ("bob", other)):
             assert len(asked.requests) == 200
             assert {request.headers["authorization"] for request in asked.requests} == {f"Bearer sk-{name}"}
+
+
+@pytest.mark.parametrize(
+    ("isolation", "kept"), [("shared", None), ("shared", "file"), ("tenant", None), ("tenant", "file")]
+)
+async def test_the_same_in_every_way_under_load(
+    isolation: Literal["shared", "tenant"], kept: str | None, tmp_path: Path
+) -> None:
+    """If this failed, one kind of call would bring a customer another's answer, or use his key."""
+    pools = {"general": dspex.PoolOptions(workers=1, isolation=isolation)}
+    seen: dict[str, set[int]] = {name: set() for name in NAMES}
+    cache = tmp_path / "answers.db" if kept else None
+    with customers(cache=cache) as tenants:
+        async with dspex.Runtime(pools=pools) as runtime:
+
+            async def ask(name: str, number: int) -> list[dspex.Response]:
+                found = await tenants.ask(runtime, name, number)
+                pools = runtime.stats().pools
+                seen[name] |= {one.pid for one in pools.get(f"general@{name}", pools["general"]).workers}
+                return found
+
+            ended = await asyncio.gather(*(ask(name, number) for number in range(70) for name in NAMES))
+        responses = [response for some in ended for response in some]
+        assert len(responses) == 3 * (14 * 3 + 14 * 2 + 42)
+        assert tenants.wrong == []
+        hits = sum(response.cached for response in responses)
+        assert hits > 30
+        assert sum(tenants.requests.values()) == len(responses) - hits
+    assert [len(pids) for pids in seen.values()] == [1, 1, 1]
+    assert len(set.union(*seen.values())) == (1 if isolation == "shared" else 3)
 
 
 async def test_limits_are_each_tenants_own(provider: Provider) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging as _logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
         BatchStarted,
         BreakerChanged,
         BudgetRefused,
+        CacheEvent,
         CacheHit,
         CacheMiss,
         CacheStored,
@@ -167,7 +169,7 @@ _HOMES = {
     "dspex.session.records": "Insights ProgramInfo SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
-        "BatchFinished BatchStarted BreakerChanged BudgetRefused CacheHit CacheMiss CacheStored "
+        "BatchFinished BatchStarted BreakerChanged BudgetRefused CacheEvent CacheHit CacheMiss CacheStored "
         "CallEvent CallFinished CallQueued CallStarted Event FellBack LMRequestFinished "
         "LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
         "SessionEnded SessionEvent SessionQuotaNear WorkerDraining WorkerEvent WorkerGone WorkerReady "
@@ -179,6 +181,9 @@ _HOMES = {
     "dspex.wire.values": "Unsendable",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+# Who sets up no logging is shown no line: what concerns him comes as an error.
+_logging.getLogger("dspex").addHandler(_logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = [
@@ -197,6 +202,7 @@ __all__ = [
     "BudgetExceeded",
     "BudgetRefused",
     "BudgetStats",
+    "CacheEvent",
     "CacheHit",
     "CacheMiss",
     "CacheStored",

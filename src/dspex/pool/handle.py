@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
-import msgspec
-
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.lm.limits import Permit
 from dspex.pool.callbacks import CallbackRoute
 from dspex.pool.introductions import Introductions
@@ -19,13 +18,13 @@ from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks
 from dspex.process.group import kill_group, reap_group
+from dspex.telemetry.logs import named
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
     NOTHING,
     PROTOCOL,
     Beat,
-    Call,
     Cancel,
     Chunk,
     Fault,
@@ -127,6 +126,8 @@ class WorkerHandle:
         self._permits = WorkerPermits(gates, self._channel.send)
         self._route = CallbackRoute(self.in_flight, self._channel.send, listener.strayed)
         self._knows = Introductions(gates, self._channel.send)
+        for output in forkling.outputs:
+            output.of_calls(self.whose)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._kill_in(_START_LIMIT, "start", f"not ready within {_START_LIMIT:g} s")
         forks.guard(self)
@@ -165,6 +166,10 @@ class WorkerHandle:
         """How many of its calls still wait for their end."""
         return sum(not work.ended for work in self.in_flight.values())
 
+    def whose(self) -> dict[str, Any]:
+        """The calls that it runs, as a line about it has them."""
+        return named([work.request_id for work in self.in_flight.values()])
+
     def is_warm(self, fingerprint: bytes) -> bool:
         """Whether it has this program built, as far as known here."""
         return self._knows.has_program(fingerprint)
@@ -188,34 +193,9 @@ class WorkerHandle:
         self._knows.introduce(work, self.in_flight.values())
         work.attempts += 1
         work.started = time.monotonic()
-        blob, args = None, NOTHING
-        if isinstance(work.args, Blob):
-            try:
-                blob = work.args.copy()
-            except OSError:  # no descriptor is free: slower, but it goes
-                args = msgspec.Raw(work.args.read())
-        else:
-            args = msgspec.Raw(work.args)
         credit = self._route.begun(self.number, number, work)
         trace = "" if work.trace is None else work.trace.begun(self.number, self.pid)
-        self._channel.send(
-            Call(
-                number,
-                work.command,
-                work.deadline,
-                args,
-                msgspec.Raw(work.program),
-                work.fingerprint,
-                work.lm_number,
-                seat,
-                work.debug,
-                credit,
-                work.purse is not None,
-                trace,
-                work.trace is not None and work.trace.content,
-            ),
-            blob,
-        )
+        self._channel.send(*work.message(seat, credit, trace))
         work.unsent = self._channel.gone
         if work.said is not None:
             self._told.started(self, work)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from dspex.errors import BudgetExceeded, DspexError
 from dspex.lm.budget import Amount, Reservation
-from dspex.lm.gate import FREE, Gate, Gates
+from dspex.lm.gate import FREE, Gate
+from dspex.lm.gates import Gates
 from dspex.lm.limits import Ask, Permit
 from dspex.pool.work import Work
 from dspex.wire.messages import LmAsk, LmDone, LmGo
@@ -88,8 +89,10 @@ class WorkerPermits:
             self._go(LmGo(number, error.to_wire()))
 
         seat = self._seats.get(message.call)
-        if seat is not None and seat[0] is gate and seat[1] is not FREE:
-            del self._seats[message.call]  # it asks because it has a budget: a permit it has
+        # With a budget its first request asks, too, and has its permit. Without one, that is in use already.
+        asks_first = work is not None and work.purse is not None
+        if asks_first and seat is not None and seat[0] is gate and seat[1] is not FREE:
+            del self._seats[message.call]
             grant(seat[1])
             return
         ask = gate.ask(message.tokens, grant, refuse)

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from dspex.errors import DspexError, PoolClosed, PythonTimeout, from_wire
-from dspex.lm.gate import Gate, Gates
+from dspex.lm.gate import Gate
+from dspex.lm.gates import Gates
 from dspex.pool import endings
 from dspex.pool.deadlines import Deadlines
 from dspex.pool.dispatch import Dispatch
 from dspex.pool.handle import WorkerHandle
-from dspex.pool.lifespan import Lifespan, most_data
+from dspex.pool.lifespan import Lifespan
 from dspex.pool.listener import Listener
 from dspex.pool.losses import Verdict, judge
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor
 from dspex.pool.tally import Tally
+from dspex.pool.terms import terms
 from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
-from dspex.telemetry.events import CallStarted, Event, LMRequestFinished, PoolClosing, WorkerDraining
-from dspex.types import LMRequest, SandboxRules
+from dspex.telemetry.events import CallStarted, Event, PoolClosing, WorkerDraining
+from dspex.types import LMRequest
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
+from dspex.wire.messages import ENVELOPE, Fault, Result
 from dspex.wire.payloads import discard
 
 
@@ -44,6 +47,7 @@ class LocalPool:
         emit: Told of every change of state.
         companion: Gives the pool where a call that may have killed its worker runs alone; None is this one.
         learn: Told what each worker that is ready says of its DSPy.
+        requested: Told of each LM request that has ended, with the pool's name.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class LocalPool:
         emit: Callable[[Event], None],
         companion: Callable[[], LocalPool] | None = None,
         learn: Callable[[msgspec.Raw], None] | None = None,
+        requested: Callable[[str, LMRequest], None] = lambda *_: None,
     ) -> None:
         self.name = name
         self._options = options
@@ -76,20 +81,9 @@ class LocalPool:
         self._closed = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        worker_options = WorkerOptions(
-            self._slots,
-            list(settings.allow_modules),
-            settings.max_payload,
-            settings.max_result,
-            isolated=options.isolation == "call",
-            max_memory=most_data(options.max_rss, self._slots),
-            show_unsendable=settings.show_unsendable,
-            sandbox=SandboxRules(
-                settings.sandbox_seconds, settings.sandbox_memory, local=settings.allow_local_interpreter
-            ),
-        )
         size = options.size(limits.cores())
-        self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
+        told = terms(options, settings, self._slots)
+        self._supervisor = Supervisor(self, options, size, zygote, told, emit)
         self._dispatch = Dispatch(options, self._slots, self._supervisor, self.end)
         self._listener = Listener(
             ready=self._on_ready,
@@ -98,7 +92,7 @@ class LocalPool:
             dead=self._on_death,
             writable=self._dispatch.pump,
             started=self._on_start,
-            requested=self._on_request,
+            requested=partial(requested, name),
             strayed=self._tally.strayed,
         )
 
@@ -110,21 +104,6 @@ class LocalPool:
     def _on_start(self, worker: WorkerHandle, work: Work) -> None:
         assert work.said is not None
         self._emit(CallStarted(**work.said, worker=worker.number, attempt=work.attempts))
-
-    def _on_request(self, request: LMRequest) -> None:
-        usage = request.usage
-        self._emit(
-            LMRequestFinished(
-                model=request.model,
-                status=request.status,
-                seconds=request.seconds,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                cost=request.cost,
-                retries=request.retries,
-                pool=self.name,
-            )
-        )
 
     def start(self) -> None:
         """Start its workers; returns at once."""

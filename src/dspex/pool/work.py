@@ -16,7 +16,7 @@ from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
 from dspex.types import FallenBack, LMRequest, LMSpec, SpanRecord
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import Chunk, ToolCall, ToolResult
+from dspex.wire.messages import NOTHING, Call, Chunk, ToolCall, ToolResult
 from dspex.wire.payloads import Payload
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ class Work:
         purse: The budgets that its LM requests are paid from; None without any.
         trace: Who traces it; None when nobody does.
         said: What events say of it; None when nobody wants to hear that a worker has it.
+        request_id: Its name in log lines; empty of what no caller has asked for.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -190,6 +191,7 @@ class Work:
     purse: Purse | None = None
     trace: Trace | None = None
     said: Mapping[str, Any] | None = None
+    request_id: str = ""
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
@@ -236,6 +238,39 @@ class Work:
         if refusal is None and self.purse is not None:
             refusal = self.purse.refusal()
         return refusal
+
+    def message(self, seat: int, credit: int | None, trace: str) -> tuple[Call, Blob | None]:
+        """What tells a worker to run it, with the blob that goes beside.
+
+        Args:
+            seat: Number of the permit for its first LM request; 0 is none.
+            credit: How many deltas it may send at first; None of a call that does not stream.
+            trace: What its spans belong in, as W3C's ``traceparent``; empty when nobody traces it.
+        """
+        blob, args = None, NOTHING
+        if isinstance(self.args, Blob):
+            try:
+                blob = self.args.copy()
+            except OSError:  # no descriptor is free: slower, but it goes
+                args = msgspec.Raw(self.args.read())
+        else:
+            args = msgspec.Raw(self.args)
+        call = Call(
+            self.number,
+            self.command,
+            self.deadline,
+            args,
+            msgspec.Raw(self.program),
+            self.fingerprint,
+            self.lm_number,
+            seat,
+            self.debug,
+            credit,
+            self.purse is not None,
+            trace,
+            self.trace is not None and self.trace.content,
+        )
+        return call, blob
 
     def stop_callbacks(self) -> None:
         """No worker waits for its caller's functions any more."""

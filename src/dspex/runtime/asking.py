@@ -9,16 +9,20 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dspex.errors import DspexError, LMAuth, LMNotConfigured, PythonTimeout
 from dspex.lm.profile import LM
 from dspex.pool.work import Done, Work
 from dspex.runtime.budgets import Budgets
-from dspex.runtime.cached import Caches
+from dspex.runtime.cached import Caches, wanted
+from dspex.runtime.call import read
 from dspex.runtime.fallbacks import ask_in_turn, requests_of
 from dspex.runtime.functions import Functions
 from dspex.runtime.models import Models, Resolved
 from dspex.runtime.question import Question
 from dspex.telemetry.bus import Bus
+from dspex.wire.blobs import Blob
 from dspex.wire.payloads import Payload, astore, discard
 
 if TYPE_CHECKING:
@@ -74,6 +78,7 @@ class _Asking:
         self._inputs = inputs
         self._callbacks = callbacks
         self._way = way
+        self._others = False  # whether another LM may be asked
 
     async def done(self) -> Done:
         """Ask the question's LM, then those that stand in for it."""
@@ -81,6 +86,7 @@ class _Asking:
         lms = self._in_turn()
         if len(lms) < 2:
             return await self._ask(prepared.question, [])
+        self._others = True
         again = (lambda _: None) if prepared.flow is None else prepared.flow.again
         return await ask_in_turn(prepared.question, lms, self._ask, self._way.bus, again)
 
@@ -138,12 +144,29 @@ class _Asking:
             flow=prepared.flow,
             trace=prepared.trace,
             said=prepared.said,
+            request_id=prepared.request_id,
             purse=await self._way.budgets.purse(prepared.question),
             admitted=prepared.started,
         )
         works.append(work)
+        prepared.works.append(work)
         pool = self._way.pool_for(spec, isolated=not prepared.shared, tenant=whose.tenant)
-        return await pool.execute(work)
+        done = await pool.execute(work)
+        if prepared.outputs and (self._others or wanted(prepared, self._way.models.find(question.lm))):
+            await self._try_reading(done)
+        return done
+
+    async def _try_reading(self, done: Done) -> None:
+        """See that the caller's own types take an answer before it is kept, or stands for all others."""
+        value = done.value.copy() if isinstance(done.value, Blob) else done.value
+        try:
+            # Off this loop: validators are the caller's.
+            await asyncio.to_thread(read, self._prepared, replace(done, value=value))
+        except BaseException as error:
+            discard(done.value)
+            if isinstance(error, DspexError):
+                error.details["requests"] = msgspec.to_builtins(done.requests)
+            raise
 
 
 async def _in_time(

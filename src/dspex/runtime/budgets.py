@@ -16,7 +16,7 @@ import msgspec
 
 from dspex.errors import BudgetExceeded, PythonTimeout
 from dspex.lm.budget import Account, Amount, Purse
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.pool.stats import BudgetStats
 from dspex.runtime.question import PaidSession, Question
 from dspex.runtime.storage import Storage

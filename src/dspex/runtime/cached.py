@@ -18,7 +18,8 @@ from dspex.lm.cache import Cache, CacheStats, Entry, Memory
 from dspex.lm.cache_file import CacheFile
 from dspex.pool.work import Done
 from dspex.program.importpath import is_path
-from dspex.telemetry.events import CacheHit, CacheMiss, CacheStored, Event
+from dspex.telemetry.bus import Bus
+from dspex.telemetry.events import CacheHit, CacheMiss, CacheStored
 from dspex.types import LMSpec, Retry
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ class Caches:
 
     Args:
         settings: How large they are, and for how long an answer is good.
-        emit: Told of hits and misses.
+        bus: Told of hits, of misses, and of what is kept.
     """
 
-    def __init__(self, settings: Settings, emit: Callable[[Event], None]) -> None:
+    def __init__(self, settings: Settings, bus: Bus) -> None:
         self._settings = settings
-        self._emit = emit
+        self._bus = bus
         # One for all: each cache has its own salt, so that none finds what another one keeps.
         self._memory = Memory(settings.cache_size, settings.cache_ttl)
         self._caches: dict[Path | None, Cache] = {}
@@ -97,11 +98,12 @@ class Caches:
         async def asked() -> Entry | None:
             nonlocal done
             cache.missed()
-            self._emit(CacheMiss(request_id=prepared.request_id, module=prepared.module))
+            if self._bus.wants(CacheMiss):
+                self._bus.emit(CacheMiss(request_id=prepared.request_id, module=prepared.module))
             done = await ask()
             kept = _entry(done)
-            if kept is not None and cache.put(key, kept):
-                self._emit(CacheStored(request_id=prepared.request_id, bytes=len(kept.value)))
+            if kept is not None and cache.put(key, kept) and self._bus.wants(CacheStored):
+                self._bus.emit(CacheStored(request_id=prepared.request_id, bytes=len(kept.value)))
             return kept
 
         if prepared.flow is not None:  # each listener hears his own
@@ -121,7 +123,8 @@ class Caches:
         return done
 
     def _hit(self, prepared: Prepared, entry: Entry) -> Done:
-        self._emit(CacheHit(request_id=prepared.request_id, module=prepared.module))
+        if self._bus.wants(CacheHit):
+            self._bus.emit(CacheHit(request_id=prepared.request_id, module=prepared.module))
         if prepared.flow is not None:
             prepared.flow.begun(0, lambda _: None)
         return Done(msgspec.Raw(entry.value), [], 0, 0, 0.0, 0.0, cached=True, model=entry.model)

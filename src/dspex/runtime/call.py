@@ -14,7 +14,7 @@ import msgspec
 
 from dspex.errors import DspexError, PythonError
 from dspex.pool.pool import LocalPool
-from dspex.pool.work import Done, Flow
+from dspex.pool.work import Done, Flow, Work
 from dspex.program import described, forms, prompt
 from dspex.program.described import Description
 from dspex.program.given import Given
@@ -110,6 +110,7 @@ class Prepared:
         flow: Where what it tells while it runs goes; None when nobody listens.
         said: What events say of it; None when nobody wants to hear that a worker has it.
         trace: Its spans; None when nobody traces it.
+        works: What pools were given of it so far.
     """
 
     question: Question
@@ -133,6 +134,7 @@ class Prepared:
     flow: Flow | None = None
     said: Mapping[str, Any] | None = None
     trace: CallSpans | None = None
+    works: list[Work] = field(default_factory=list)
 
     def callbacks(self, functions: Functions) -> CallTools | None:
         """What a worker may ask of its caller while it runs this; on the runtime's loop."""

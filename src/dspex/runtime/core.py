@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
 from dspex.runtime.modules import Modules, Signatures
+from dspex.runtime.observed import requested
 from dspex.runtime.open_turns import OpenTurns
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
@@ -33,10 +36,10 @@ from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry import logs
 from dspex.telemetry.bus import Bus
-from dspex.telemetry.events import BreakerChanged
+from dspex.telemetry.events import BreakerChanged, CallFinished
 from dspex.telemetry.insights import WINDOW, Insights
 from dspex.telemetry.otel import Tracing
-from dspex.telemetry.prometheus import Metrics
+from dspex.telemetry.prometheus import HEARD, Metrics
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
@@ -64,6 +67,7 @@ _KEPT = (
     "telemetry",
     "traces",
     "trace_content",
+    "log",
     "pools",
 )
 
@@ -96,14 +100,14 @@ class Core:
         self.metrics = Metrics(self.bus, lambda: standing(self.stats()))
         self.insights = Insights()
         if settings.telemetry:
-            self.bus.listen(self.metrics.hear)
-            self.bus.listen(self.insights.hear)
-        self.bus.listen(logs.hear)
+            self.bus.listen(self.metrics.hear, HEARD)
+            self.bus.listen(self.insights.hear, [CallFinished])
+        self.bus.listen(logs.hear, [CallFinished], logs.hears)
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
         named.check(self.settings)
-        self.caches = Caches(settings, self.bus.emit)
+        self.caches = Caches(settings, self.bus)
         self.catalogue = Catalogue()
         self.storage = Storage(settings.store if store is None else store)
         self.budgets = Budgets(lambda: self.settings, self.storage, self.models.gates, self.bus)
@@ -116,8 +120,16 @@ class Core:
         self.servers = Servers(self.functions)
         self.signatures = Signatures(self.settings.allow_modules)
         options = self.settings.pools_over(DEFAULTS, pools or {})
+        # It ends also when this is never opened, or what follows raises.
+        self._stop_logging = weakref.finalize(self, logs.opened(settings.log))
         self._pools = Pools(
-            options, self.settings, self.models.gates, self.bus.emit, zygote, self.catalogue.learn
+            options,
+            self.settings,
+            self.models.gates,
+            self.bus.emit,
+            zygote,
+            self.catalogue.learn,
+            partial(requested, self.bus),
         )
         self._presence = Presence(self.stats, lambda: self.insights.over(WINDOW), self.settings.python)
         self._warming: asyncio.Task[None] | None = None
@@ -305,4 +317,5 @@ class Core:
         await self.sessions.aclose()
         await self.storage.aclose()
         await self.bus.aclose()
+        self._stop_logging()
         self._closed.set()

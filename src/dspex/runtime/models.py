@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dspex.errors import InvalidOption, LMNotConfigured
-from dspex.lm.gate import Gate, Gates
+from dspex.lm.gate import Gate
+from dspex.lm.gates import Gates
 from dspex.lm.local import LocalModel
 from dspex.lm.profile import LM, LOCAL_SLOTS
 from dspex.lm.reference import References

@@ -13,7 +13,7 @@ from dspex.runtime.fallbacks import requests_of
 from dspex.runtime.question import Question
 from dspex.telemetry import logs
 from dspex.telemetry.bus import Bus
-from dspex.telemetry.events import CallFinished, CallQueued, CallStarted
+from dspex.telemetry.events import CallFinished, CallQueued, CallStarted, LMRequestFinished
 from dspex.telemetry.otel import code_of
 from dspex.types import LMRequest
 
@@ -26,11 +26,8 @@ async def observed(
     bus: Bus, pool: str, prepared: Prepared, send: Callable[[Prepared], Awaitable[Done]]
 ) -> Done:
     """Send a question, and tell that it was asked and what became of it."""
-    token = logs.request_id.set(prepared.request_id)  # of this task, and of those that it starts
-    try:
+    with logs.about(prepared.request_id):
         return await (_observed(bus, pool, prepared, send) if bus.wants(CallFinished) else send(prepared))
-    finally:
-        logs.request_id.reset(token)
 
 
 async def _observed(
@@ -45,8 +42,7 @@ async def _observed(
     try:
         done = await send(prepared)
     except BaseException as error:
-        requests = requests_of(error) if isinstance(error, DspexError) else []
-        bus.emit(_finished(said, program, prepared.question, code_of(error), requests))
+        bus.emit(_failed(said, program, prepared, error))
         raise
     bus.emit(
         _finished(
@@ -65,10 +61,50 @@ async def _observed(
     return done
 
 
+def _failed(said: dict[str, Any], program: str, prepared: Prepared, error: BaseException) -> CallFinished:
+    requests = (
+        requests_of(error)
+        if isinstance(error, DspexError)
+        else [request for work in prepared.works for request in work.requests]
+    )
+    queued = run = 0.0
+    if prepared.works:
+        last, now = prepared.works[-1], time.monotonic()
+        queued = (last.started or now) - last.admitted
+        run = now - (last.started or now)
+    return _finished(
+        said,
+        program,
+        prepared.question,
+        code_of(error),
+        requests,
+        queued=queued,
+        run=run,
+        attempts=sum(work.attempts for work in prepared.works),
+    )
+
+
 def refused(bus: Bus, pool: str, question: Question, error: DspexError) -> None:
     """A question was refused before it was sent."""
     if bus.wants(CallFinished):
-        bus.emit(_finished(_said(pool, question), "", question, error.code, [], attempts=0))
+        bus.emit(_finished(_said(pool, question), "", question, error.code, []))
+
+
+def requested(bus: Bus, pool: str, request: LMRequest) -> None:
+    """An LM request has ended."""
+    if bus.wants(LMRequestFinished):
+        bus.emit(
+            LMRequestFinished(
+                model=request.model,
+                status=request.status,
+                seconds=request.seconds,
+                prompt_tokens=request.usage.prompt_tokens,
+                completion_tokens=request.usage.completion_tokens,
+                cost=request.cost,
+                retries=request.retries,
+                pool=pool,
+            )
+        )
 
 
 def _said(pool: str, question: Question) -> dict[str, Any]:
@@ -90,24 +126,34 @@ def _finished(
     *,
     queued: float = 0.0,
     run: float = 0.0,
-    attempts: int = 1,
+    attempts: int = 0,
     cached: bool = False,
     model: str | None = None,
 ) -> CallFinished:
-    answered = [request for request in requests if request.status == "ok"]
-    costs = [request.cost for request in answered]
+    lm, prompt, completion = 0.0, 0, 0
+    cost: float | None = 0.0
+    answered = False
+    for request in requests:  # one loop, as this is done for every call
+        lm += request.seconds
+        prompt += request.usage.prompt_tokens
+        completion += request.usage.completion_tokens
+        if request.status == "ok":
+            answered = True
+            cost = None if cost is None or request.cost is None else cost + request.cost
+        if not cached and (request.status == "ok" or not answered):
+            model = request.model
     return CallFinished(
         **said,
         program=program,
         code=code,
-        model=(answered or requests)[-1].model if requests and not cached else model,
+        model=model,
         queued=queued,
         run=run,
-        lm=sum(request.seconds for request in requests),
+        lm=lm,
         total=time.monotonic() - question.asked,
-        prompt_tokens=sum(request.usage.prompt_tokens for request in requests),
-        completion_tokens=sum(request.usage.completion_tokens for request in requests),
-        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost=cost,
         attempts=attempts,
         requests=len(requests),
         cached=cached,

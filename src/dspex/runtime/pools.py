@@ -11,12 +11,13 @@ from difflib import get_close_matches
 import msgspec
 
 from dspex.errors import InvalidOption
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.pool.pool import LocalPool
 from dspex.pool.zygote_client import Preparation, Zygote
 from dspex.process.group import reap_dying
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
+from dspex.types import LMRequest
 
 _log = logging.getLogger("dspex.runtime")
 DEFAULT_POOL = "general"
@@ -50,6 +51,7 @@ class Pools:
         emit: Told of every change of state.
         make_zygote: Makes what the workers of one preparation come from.
         learn: Told what each worker that is ready says of its DSPy.
+        requested: Told of each LM request that has ended, with its pool's name.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class Pools:
         gates: Gates,
         emit: Callable[[Event], None],
         make_zygote: MakeZygote,
-        learn: Callable[[msgspec.Raw], None] | None = None,
+        learn: Callable[[msgspec.Raw], None],
+        requested: Callable[[str, LMRequest], None],
     ) -> None:
         self._options = _checked(options)
         self._settings = settings
@@ -67,6 +70,7 @@ class Pools:
         self._emit = emit
         self._make_zygote = make_zygote
         self._learn = learn
+        self._requested = requested
         self._zygotes: dict[Preparation, Zygote] = {}
         self._started: dict[tuple[str, Preparation, str], LocalPool] = {}
         self._found: dict[tuple[str, bool, bool, str], LocalPool] = {}
@@ -171,7 +175,15 @@ class Pools:
                 if self._sweeping is None:
                     self._sweeping = asyncio.create_task(self._sweep(), name="dspex-tenants")
             pool = LocalPool(
-                shown, options, self._settings, zygote, self._gates, self._emit, companion, self._learn
+                shown,
+                options,
+                self._settings,
+                zygote,
+                self._gates,
+                self._emit,
+                companion,
+                self._learn,
+                self._requested,
             )
             self._started[key] = pool
             pool.start()

@@ -284,6 +284,7 @@ class Route:
                 encoded,
                 fingerprint,
                 repeatable=True,
+                request_id=question.request_id,
             )
             pool = self._pool_for(isolated=not named.shared, tenant=question.caller.tenant)
             done = await pool.execute(work)

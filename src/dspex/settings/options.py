@@ -156,6 +156,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             provider. True refuses to open where the extra ``otel`` is missing.
         trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
             tools, generated code.
+        log: How log lines are written to standard error, from level ``info`` on: ``"json"`` or ``"text"``;
+            None leaves them to the application.
     """
 
     default_lm: str | None = None
@@ -181,6 +183,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     telemetry: bool = True
     traces: bool | None = None
     trace_content: bool = False
+    log: Literal["json", "text"] | None = None
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -199,6 +202,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if self.traces is not None:
             checks.flag("traces", self.traces, owner="Settings")
         checks.flag("trace_content", self.trace_content, owner="Settings")
+        if self.log not in (None, "json", "text"):
+            raise checks.refuse("log", "'json' or 'text'", self.log, "Settings")
         for name, least in {
             "max_sessions": 1,
             "max_sessions_per_tenant": 1,

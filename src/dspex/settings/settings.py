@@ -83,6 +83,8 @@ class Settings:
             provider. True refuses to open where the extra ``otel`` is missing.
         trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
             tools, generated code.
+        log: How log lines are written to standard error, from level ``info`` on: ``"json"`` or ``"text"``;
+            None leaves them to the application.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         programs: Named programs, each a mapping with the keys of ``[program.NAME]``.
@@ -127,6 +129,7 @@ class Settings:
     telemetry: bool
     traces: bool | None
     trace_content: bool
+    log: Literal["json", "text"] | None
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     programs: Mapping[str, Mapping[str, Any]] = field(hash=False)
@@ -163,6 +166,7 @@ class Settings:
         telemetry: bool | UnsetType = UNSET,
         traces: bool | UnsetType | None = UNSET,
         trace_content: bool | UnsetType = UNSET,
+        log: Literal["json", "text"] | UnsetType | None = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         programs: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
@@ -175,7 +179,7 @@ class Settings:
             sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
             max_sessions, max_sessions_per_tenant, max_variable, max_turn, history_turns, history_tokens,
             cache_ttl, cache_size, cache_file_size,
-            telemetry, traces, trace_content,
+            telemetry, traces, trace_content, log,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 
 #: Upper ends in seconds of the buckets of a Prometheus histogram.
@@ -9,6 +10,8 @@ BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 # Upper ends for percentiles: each a twentieth above the one before it, from 0.1 ms to a day.
 _STEP = 1.05
 _FINE = tuple(0.0001 * _STEP**power for power in range(422))
+_FIRST, _LAST = _FINE[0], len(_FINE) - 1
+_BY_STEP = 1 / math.log(_STEP)
 
 
 class Histogram:
@@ -30,6 +33,12 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def copy(self) -> Histogram:
+        """One that grows no more."""
+        made = Histogram(self.bounds)
+        made.counts, made.total = list(self.counts), self.total
+        return made
+
 
 class Percentiles:
     """Values of which percentiles are wanted, to within 5 %."""
@@ -41,7 +50,7 @@ class Percentiles:
 
     def add(self, value: float) -> None:
         """Count a value."""
-        bucket = bisect_left(_FINE, value)
+        bucket = min(math.ceil(math.log(value / _FIRST) * _BY_STEP), _LAST) if value > _FIRST else 0
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
 
     def merge(self, other: Percentiles) -> None:
@@ -56,5 +65,5 @@ class Percentiles:
         for bucket in sorted(self.counts):
             left -= self.counts[bucket]
             if left <= 0:
-                return _FINE[min(bucket, len(_FINE) - 1)]
+                return _FINE[bucket]
         return None

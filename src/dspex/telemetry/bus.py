@@ -6,12 +6,14 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from dspex.telemetry.events import Event
 
 E = TypeVar("E", bound=Event)
+# A function, the kinds that it hears, and whether it hears now.
+_Listener = tuple[Callable[[Any], None], frozenset[type[Event]], Callable[[], bool]]
 _log = logging.getLogger("dspex.telemetry")
 #: Events that wait for slow subscribers; what comes on top is dropped.
 ROOM = 1000
@@ -34,7 +36,7 @@ class Bus:
         self.failed = 0
         self.dropped = 0
         self._subscribers: list[tuple[type[Event], Callable[[Any], None]]] = []
-        self._listeners: list[Callable[[Event], None]] = []
+        self._listeners: list[_Listener] = []
         self._waiting: deque[Event] = deque()
         # Reentrant: a signal handler may emit or subscribe while its thread is in here.
         self._something = threading.Condition(threading.RLock())
@@ -51,26 +53,40 @@ class Bus:
         self._subscribers.append(entry)
         return lambda: self._subscribers.remove(entry) if entry in self._subscribers else None
 
-    def listen(self, function: Callable[[Event], None]) -> None:
-        """Have ``function`` called with every event, at once and where it happens: it has to be quick.
+    def listen(
+        self,
+        function: Callable[[Any], None],
+        kinds: Iterable[type[Event]],
+        when: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Have ``function`` called with events of some kinds, at once and where they happen.
 
-        For dspex's own counters; what it raises is counted as of any subscriber.
+        For dspex's own counters: it has to be quick. What it raises is counted as of any subscriber.
+
+        Args:
+            function: Is given each of them.
+            kinds: Their exact types.
+            when: Whether it would hear of one now.
         """
-        self._listeners.append(function)
+        self._listeners.append((function, frozenset(kinds), when))
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody would hear of an event of a kind."""
-        return bool(self._listeners) or self.has_subscriber(kind)
+        for _, kinds, when in self._listeners:
+            if kind in kinds and when():
+                return True
+        return self.has_subscriber(kind)
 
     def has_subscriber(self, kind: type[Event]) -> bool:
         """Whether a subscriber would hear of an event of a kind."""
-        return any(issubclass(kind, wanted) for wanted, _ in self._subscribers)
+        return bool(self._subscribers) and any(issubclass(kind, wanted) for wanted, _ in self._subscribers)
 
     def emit(self, event: Event) -> None:
         """Tell all who asked for it; from any thread. Never waits for them and never raises."""
-        for listen in self._listeners:
+        for listen, kinds, when in self._listeners:
             try:
-                listen(event)
+                if type(event) in kinds and when():
+                    listen(event)
             except Exception:  # noqa: BLE001 (what counts must not cost a call)
                 self.failed += 1
                 _log.exception("%s was not counted", type(event).__name__)

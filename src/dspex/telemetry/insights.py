@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dspex.telemetry.buckets import Percentiles
-from dspex.telemetry.events import CallFinished, Event
+from dspex.telemetry.events import CallFinished
 
 # Seconds of a slice, and how many are kept: two windows of the longest, and the slice that is being filled.
 _SLICE = 10
@@ -125,10 +125,8 @@ class Insights:
         self._slices: deque[tuple[int, dict[Key, _Sums]]] = deque(maxlen=_KEPT)
         self._sums = 0
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: CallFinished) -> None:
         """Count a call that has ended."""
-        if type(event) is not CallFinished:
-            return
         number = int(self._now() // _SLICE)
         key: Key = (event.module, event.program, event.model)
         with self._lock:

@@ -8,8 +8,8 @@ labels.
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from dspex.telemetry.buckets import Histogram
@@ -27,6 +27,7 @@ from dspex.telemetry.events import (
     SessionCreated,
     SessionEnded,
 )
+from dspex.telemetry.series import CallSeries, Labels, RequestSeries
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -34,7 +35,19 @@ if TYPE_CHECKING:
 # Values of one label that are told apart; what comes on top is "others".
 _TOLD_APART = 200
 _OTHERS = "others"
-Labels = tuple[str, ...]
+#: The events that are counted.
+HEARD: tuple[type[Event], ...] = (
+    CallFinished,
+    LMRequestFinished,
+    CacheHit,
+    CacheMiss,
+    BudgetRefused,
+    BreakerChanged,
+    FellBack,
+    BatchFinished,
+    SessionCreated,
+    SessionEnded,
+)
 
 #: Every metric: its kind, its labels, and what it is.
 METRICS: dict[str, tuple[str, Labels, str]] = {
@@ -87,8 +100,9 @@ class Metrics:
         self._bus = bus
         self._standing = standing
         self._lock = threading.Lock()
-        self._counters: dict[str, Counter[Labels]] = {}
-        self._histograms: dict[str, dict[Labels, Histogram]] = {}
+        self._counters: dict[str, dict[Labels, float]] = {}
+        self._calls: dict[tuple[str, str], CallSeries] = {}
+        self._requests: dict[str, RequestSeries] = {}
         self._known: dict[str, set[str]] = {}
 
     # What happens
@@ -97,32 +111,21 @@ class Metrics:
         """Count an event."""
         with self._lock:
             if type(event) is CallFinished:
-                self._call(event)
+                calls = self._calls.get((event.pool, event.module))
+                (calls or self._calls_of(event)).add(event)
             elif type(event) is LMRequestFinished:
-                self._request(event)
+                requests = self._requests.get(event.model)
+                (requests or self._requests_of(event)).add(event)
             else:
                 self._other(event)
 
-    def _call(self, event: CallFinished) -> None:
+    def _calls_of(self, event: CallFinished) -> CallSeries:
         pool, module = event.pool.partition("@")[0], self._bounded("module", event.module)
-        self._count("dspex_calls", pool, module, event.code)
-        self._count("dspex_call_attempts", pool, by=event.attempts)
-        for name, seconds in (
-            ("dspex_call_queue_seconds", event.queued),
-            ("dspex_call_run_seconds", event.run),
-            ("dspex_call_model_seconds", event.lm),
-            ("dspex_call_total_seconds", event.total),
-        ):
-            self._observe(name, seconds, pool, module)
+        return self._calls.setdefault((pool, module), CallSeries(pool, module))
 
-    def _request(self, event: LMRequestFinished) -> None:
+    def _requests_of(self, event: LMRequestFinished) -> RequestSeries:
         model = self._bounded("model", event.model)
-        self._count("dspex_lm_requests", model, event.status)
-        self._count("dspex_lm_retries", model, by=event.retries)
-        self._count("dspex_lm_tokens", model, "prompt", by=event.prompt_tokens)
-        self._count("dspex_lm_tokens", model, "completion", by=event.completion_tokens)
-        self._count("dspex_lm_cost_dollars", model, by=event.cost or 0.0)
-        self._observe("dspex_lm_request_seconds", event.seconds, model)
+        return self._requests.setdefault(model, RequestSeries(model))
 
     def _other(self, event: Event) -> None:
         match event:
@@ -145,17 +148,8 @@ class Metrics:
                 self._count("dspex_sessions_ended", event.cause)
 
     def _count(self, name: str, *labels: str, by: float = 1) -> None:
-        counter = self._counters.get(name)
-        if counter is None:
-            counter = self._counters[name] = Counter()
-        counter[labels] += by  # type: ignore[assignment]
-
-    def _observe(self, name: str, seconds: float, *labels: str) -> None:
-        found = self._histograms.setdefault(name, {})
-        histogram = found.get(labels)
-        if histogram is None:
-            histogram = found[labels] = Histogram()
-        histogram.add(seconds)
+        counter = self._counters.setdefault(name, {})
+        counter[labels] = counter.get(labels, 0) + by
 
     def _bounded(self, label: str, value: str) -> str:
         known = self._known.setdefault(label, set())
@@ -183,17 +177,12 @@ class Metrics:
         stands = self._standing()
         stands["dspex_events_dropped"] = {(): self._bus.dropped}
         stands["dspex_subscriber_failures"] = {(): self._bus.failed}
-        with self._lock:
-            counted = {name: dict(counter) for name, counter in self._counters.items()}
-            histograms = {
-                name: {labels: (list(one.counts), one.total) for labels, one in found.items()}
-                for name, found in self._histograms.items()
-            }
+        counted, histograms = self._counted()
         for name, (kind, labels, text) in METRICS.items():
             if kind == "histogram":
                 family: Any = HistogramMetricFamily(name, text, labels=labels)
-                for values, (counts, total) in histograms.get(name, {}).items():
-                    family.add_metric(values, buckets=_cumulated(counts), sum_value=total)
+                for values, histogram in histograms.get(name, {}).items():
+                    family.add_metric(values, buckets=_cumulated(histogram), sum_value=histogram.total)
             else:
                 made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
                 family = made(name, text, labels=labels)
@@ -202,11 +191,22 @@ class Metrics:
                     family.add_metric(values, number)
             yield family
 
+    def _counted(self) -> tuple[dict[str, dict[Labels, float]], dict[str, dict[Labels, Histogram]]]:
+        """Counters and histograms by name and labels, as they are at one moment."""
+        histograms: dict[str, dict[Labels, Histogram]] = {}
+        with self._lock:
+            counted = {name: dict(counter) for name, counter in self._counters.items()}
+            samples = [sample for calls in self._calls.values() for sample in calls.samples()]
+            samples += [sample for requests in self._requests.values() for sample in requests.samples()]
+        for name, labels, sample in samples:
+            if isinstance(sample, Histogram):
+                histograms.setdefault(name, {})[labels] = sample
+            else:
+                counter = counted.setdefault(name, {})
+                counter[labels] = counter.get(labels, 0) + sample
+        return counted, histograms
 
-def _cumulated(counts: Iterable[int]) -> list[tuple[str, float]]:
-    total = 0
-    buckets = []
-    for bound, count in zip((*map(str, Histogram().bounds), "+Inf"), counts, strict=True):
-        total += count
-        buckets.append((bound, float(total)))
-    return buckets
+
+def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
+    ends = (*map(str, histogram.bounds), "+Inf")
+    return [(end, float(count)) for end, count in zip(ends, accumulate(histogram.counts), strict=True)]

@@ -50,7 +50,7 @@ async def readyz(request: Request, shared: Shared) -> Response:
             "description": "Metrics in Prometheus' text format.",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
-        **problems(401, 413),
+        **problems(401, 403, 413),
     },
 )
 async def metrics(shared: Shared) -> Response:
