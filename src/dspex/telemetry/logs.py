@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from dspex.telemetry.events import CallFinished
+if TYPE_CHECKING:
+    from dspex.telemetry.events import CallFinished
 
 _calls = logging.getLogger("dspex.calls")
 _ROOT = logging.getLogger("dspex")
