@@ -174,11 +174,8 @@ class Cache:
             salt = await self._kept.salt()
             if salt is not None:
                 self._salt, self._has_salt = salt, True
-        digest = hashlib.blake2b(key=self._salt, digest_size=32)
-        for part in parts:
-            digest.update(len(part).to_bytes(8, "little"))  # so that no part can pass for another's end
-            digest.update(part)
-        return digest.digest()
+        # Encoded with their lengths, so that no part can pass for another's end.
+        return hashlib.blake2b(msgspec.msgpack.encode(parts), key=self._salt, digest_size=32).digest()
 
     async def find(self, key: bytes) -> Entry | None:
         """An answer, if there is one; that is counted as a hit."""

@@ -57,11 +57,14 @@ class Ran:
     @property
     def usage(self) -> Usage:
         """The tokens of all stages."""
-        return sum((answer.usage for answer in self.answers), Usage())
+        first, *others = (answer.usage for answer in self.answers)
+        return sum(others, first)
 
     @property
     def cost(self) -> float | None:
         """US dollars of all stages; None when the price of a request that was answered is unknown."""
+        if len(self.answers) == 1:
+            return self.answers[0].cost
         costs = [request.cost for request in self.requests if request.status == "ok"]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if costs and len(known) == len(costs) else None

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from dspex.telemetry.events import Event
 
 E = TypeVar("E", bound=Event)
-# A function, the kinds that it hears, and whether it hears now.
-_Listener = tuple[Callable[[Any], None], frozenset[type[Event]], Callable[[], bool]]
+# A function, and whether it hears now; None is always.
+_Listener = tuple[Callable[[Any], None], Callable[[], bool] | None]
 _log = logging.getLogger("dspex.telemetry")
 #: Events that wait for slow subscribers; what comes on top is dropped.
 ROOM = 1000
@@ -36,7 +36,7 @@ class Bus:
         self.failed = 0
         self.dropped = 0
         self._subscribers: list[tuple[type[Event], Callable[[Any], None]]] = []
-        self._listeners: list[_Listener] = []
+        self._listeners: dict[type[Event], list[_Listener]] = {}
         self._waiting: deque[Event] = deque()
         # Reentrant: a signal handler may emit or subscribe while its thread is in here.
         self._something = threading.Condition(threading.RLock())
@@ -57,7 +57,7 @@ class Bus:
         self,
         function: Callable[[Any], None],
         kinds: Iterable[type[Event]],
-        when: Callable[[], bool] = lambda: True,
+        when: Callable[[], bool] | None = None,
     ) -> None:
         """Have ``function`` called with events of some kinds, at once and where they happen.
 
@@ -66,14 +66,15 @@ class Bus:
         Args:
             function: Is given each of them.
             kinds: Their exact types.
-            when: Whether it would hear of one now.
+            when: Whether it would hear of one now; None is always.
         """
-        self._listeners.append((function, frozenset(kinds), when))
+        for kind in kinds:
+            self._listeners.setdefault(kind, []).append((function, when))
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody would hear of an event of a kind."""
-        for _, kinds, when in self._listeners:
-            if kind in kinds and when():
+        for _, when in self._listeners.get(kind, ()):
+            if when is None or when():
                 return True
         return self.has_subscriber(kind)
 
@@ -83,9 +84,9 @@ class Bus:
 
     def emit(self, event: Event) -> None:
         """Tell all who asked for it; from any thread. Never waits for them and never raises."""
-        for listen, kinds, when in self._listeners:
+        for listen, when in self._listeners.get(type(event), ()):
             try:
-                if type(event) in kinds and when():
+                if when is None or when():
                     listen(event)
             except Exception:  # noqa: BLE001 (what counts must not cost a call)
                 self.failed += 1
