@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bench import (
     batches,
+    cache,
     calls,
     comparison,
     echo,
@@ -27,7 +28,9 @@ from bench import (
     served,
     sessions,
     streams,
+    telemetry,
     tools,
+    traces,
     warmth,
 )
 from bench.measure import Row, write
@@ -47,8 +50,11 @@ SUITES = {
     "warmth": warmth.rows,
     "sessions": sessions.rows,
     "batches": batches.rows,
+    "cache": cache.rows,
+    "telemetry": telemetry.rows,
     "streams": streams.rows,
     "http": served.rows,
+    "traces": traces.rows,
 }
 
 

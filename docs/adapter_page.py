@@ -151,6 +151,8 @@ def whole() -> str:
         struct(dspex.Timing),
         "### Usage",
         struct(dspex.Usage),
+        "### FallenBack",
+        struct(dspex.FallenBack),
         "### LMRequest",
         struct(dspex.LMRequest),
         "### ToolRecord",
@@ -180,7 +182,14 @@ def whole() -> str:
         "`runtime.stats()` gives a `RuntimeStats`.",
         *[
             f"### {kind.__name__}\n\n{struct(kind)}"
-            for kind in (dspex.RuntimeStats, dspex.PoolStats, dspex.WorkerStats, dspex.LMStats)
+            for kind in (
+                dspex.RuntimeStats,
+                dspex.PoolStats,
+                dspex.WorkerStats,
+                dspex.LMStats,
+                dspex.BreakerStats,
+                dspex.BudgetStats,
+            )
         ],
     )
 

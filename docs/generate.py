@@ -42,6 +42,8 @@ from dspex.cli.app import app
 from dspex.cli.commands import COMMANDS, load
 from dspex.settings.options import LMOptions, RuntimeOptions
 from dspex.settings.programs import ProgramOptions
+from dspex.telemetry.buckets import BOUNDS
+from dspex.telemetry.prometheus import METRICS
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference"
@@ -111,8 +113,11 @@ def settings_page() -> str:
         *option_rows(("lm", "NAME"), LMOptions),
         *option_rows(("lm", "NAME", "retry"), dspex.Retry),
         *option_rows(("lm", "NAME", "limits"), dspex.Limits),
+        *option_rows(("lm", "NAME", "breaker"), dspex.Breaker),
         *option_rows(("pool", "NAME"), dspex.PoolOptions),
         *option_rows(("program", "NAME"), ProgramOptions),
+        *option_rows(("budgets", "SCOPE"), dspex.Budget),
+        *option_rows(("tenant_budgets", "NAME"), dspex.Budget),
     ]
     return page(
         "Settings",
@@ -121,7 +126,7 @@ def settings_page() -> str:
         "The name is that of a file: `pool.general.workers` is `workers` in the table `[pool.general]`. "
         "`NAME` is a name of yours, which a variable has in upper case. In `lm.NAME` any further key is a "
         "request parameter, and goes to the provider under its own name, or an option of the connection, as "
-        "[Language models](lm.md#providers) lists them.",
+        "[Language models](lm.md#providers) lists them. `SCOPE` is `call`, `session`, `tenant` or `day`.",
         table(("Option", "Type", "Default", "Unit", "Variable", "Meaning"), rows),
         "`DSPEX_SETTINGS` names the settings file.",
         "## A file",
@@ -149,6 +154,12 @@ def lm_page() -> str:
         struct(dspex.Limits),
         "## Retry",
         struct(dspex.Retry),
+        "## Breaker",
+        struct(dspex.Breaker),
+        "## Budget",
+        "What it limits is said where it is given: `Settings(budgets={...})`, a call, a session. See "
+        "[Budgets](../how-to/budgets.md).",
+        struct(dspex.Budget),
         "## Providers",
         provider_tables.overview(),
         "Options of the connection, beside `extra_headers` and `extra_query`, which every provider that is "
@@ -188,6 +199,29 @@ def testing_page() -> str:
     if missing := [name for name in testing.__all__ if f"## {name}\n" not in shown]:
         raise SystemExit(f"the page about testing has no {', '.join(missing)}")
     return shown
+
+
+def metrics_page() -> str:
+    """Every metric, with its labels."""
+    rows = [
+        f"| `{name}_total` |" if kind == "counter" else f"| `{name}` |"
+        for name, (kind, _, _) in METRICS.items()
+    ]
+    rest = [f" {kind} | {', '.join(labels)} | {text} |" for kind, labels, text in METRICS.values()]
+    return page(
+        "Metrics",
+        "`runtime.metrics()` and `/metrics` of `dspex serve` have these, in Prometheus' text format. How to "
+        "use them is told in [Metrics and insights](../how-to/metrics.md).",
+        "No label has values without bound: of models and modules 200 are told apart, the others are "
+        "`others`. Tenants, sessions and requests are no labels. The pools of tenants count with the pool "
+        "that they are of.",
+        "\n".join(
+            ["| Metric | Kind | Labels | What it is |", "|---|---|---|---|", *map(str.__add__, rows, rest)]
+        ),
+        "Histograms have buckets up to " + ", ".join(f"{bound:g}" for bound in BOUNDS) + " seconds.",
+        "## Insight",
+        struct(dspex.Insight),
+    )
 
 
 def cli_page() -> str:
@@ -233,6 +267,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "typed-values": values_page.whole,
     "cli": cli_page,
     "testing": testing_page,
+    "metrics": metrics_page,
 }
 
 

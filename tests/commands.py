@@ -45,6 +45,13 @@ def say(text: str, to: str = "stdout") -> str:
     return "said"
 
 
+@dspex.command("tests.say_and_wait")
+async def say_and_wait(text: str) -> None:
+    """Print a text, and do not end."""
+    print(text, flush=True)  # noqa: T201 (it is what the command is for)
+    await asyncio.sleep(3600)
+
+
 @dspex.command("tests.write")
 def write(text: str) -> None:
     """Write where the channel might be, past Python's own streams."""

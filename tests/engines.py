@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import dspy
 
 from dspex.types import LMRequest, LMSpec, Retry
-from dspex.worker.engine import CallScope, current
+from dspex.worker.engine import CallScope, Rates, current
 from dspex.worker.routing import build_lm
 from tests.provider import Provider
 
@@ -23,10 +23,10 @@ class OpenDoor:
     def __init__(self) -> None:
         self.requests: list[LMRequest] = []
 
-    async def enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+    async def enter(self, scope: CallScope, spec: LMSpec, request: Any, rates: Rates) -> int:
         return 0
 
-    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any, rates: Rates) -> int:
         return 0
 
     def leave(self, scope: CallScope, spec: LMSpec, ask: int, *, record: LMRequest | None, **_: Any) -> None:

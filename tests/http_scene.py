@@ -65,12 +65,19 @@ def serving(**options: Any) -> Iterator[Scene]:
     """Serve until the block ends.
 
     Args:
-        **options: Of ``create_app``; ``settings`` are the runtime's.
+        **options: Of ``create_app``; ``settings`` are the runtime's, ``limits`` those of its LM.
     """
     settings = options.pop("settings", None) or dspex.Settings(file=False)
+    limits = options.pop("limits", None)
     pieces_of_five = paced(echo(), cut=5)
     with Provider() as provider, Provider(lambda _: pieces_of_five) as streaming:
-        lm = dspex.LM("openai/model", api_key="sk-secret", base_url=provider.base_url, retry=dspex.Retry(1))
+        lm = dspex.LM(
+            "openai/model",
+            api_key="sk-secret",
+            base_url=provider.base_url,
+            retry=dspex.Retry(1),
+            limits=limits,
+        )
         pieces = dspex.LM("openai/pieces", api_key="k", base_url=streaming.base_url)
         runtime = dspex.Runtime(
             lm, lms={"pieces": pieces}, pools={"general": {"workers": 1}}, settings=settings

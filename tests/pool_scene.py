@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import dspex
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work
 from dspex.settings import PoolOptions, Settings

@@ -142,6 +142,47 @@ def test_models_are_named_only_where_that_is_allowed(provider: Provider, tmp_pat
         until(lambda: "POST /v1/generate" in server.log)
 
 
+def test_the_keys_of_tenants(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this failed, a customer's key would not let him in, or it would let in everybody."""
+    monkeypatch.setenv("ACME_KEY", "canary-acme")
+    (tmp_path / "key").write_text("canary-globex\n")
+    (tmp_path / "dspex.toml").write_text("[tenant_budgets.globex]\ntokens = 0\n")
+    keys = ["--tenant-key", "acme=env:ACME_KEY", "--tenant-key", "globex=file:key"]
+    with served(tmp_path, provider, *keys) as server:
+        for shown, status in (("canary-acme", 200), ("canary-globex", 429), ("canary", 401), ("acme", 401)):
+            headers = {"Authorization": f"Bearer {shown}"}
+            answer = httpx.post(f"{server.url}/v1/generate", json=BODY, headers=headers, timeout=60)
+            assert answer.status_code == status, (shown, answer.text)
+        assert "canary" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("b=canary-key", "pass --tenant-key b=env:NAME"),
+        ("canary-key", "as in acme=env:ACME_KEY"),
+        ("=env:A", "as in acme=env:ACME_KEY"),
+        ("acme=env:ACME_KEY", "'acme' is there twice"),
+        ("b=env:ACME_KEY", "two of the keys"),
+    ],
+)
+def test_a_tenants_key_that_is_none(tmp_path: Path, given: str, told: str) -> None:
+    """If this failed, a key would stand in a process listing, or one customer would be another."""
+    ran = subprocess.run(
+        [*_SERVE, "--tenant-key", "acme=env:ACME_KEY", "--tenant-key", given],
+        env={**os.environ, "ACME_KEY": "canary-acme"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert "canary" not in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_fifty_requests_under_way_are_finished(provider: Provider, tmp_path: Path) -> None:
     """If this failed, each deployment under load would lose answers."""
     provider.reply = lambda _: delayed(1.0, echo())

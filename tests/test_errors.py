@@ -54,7 +54,7 @@ def family(root: type[DspexError] = DspexError) -> Iterator[type[DspexError]]:
 
 
 CLASSES = list(family())
-LEAVES = [kind for kind in CLASSES if not kind.__subclasses__()]
+LEAVES = [kind for kind in CLASSES if not any(child in CLASSES for child in kind.__subclasses__())]
 
 
 def full(kind: type[DspexError]) -> DspexError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
 import dspex
 from dspex.telemetry import bus
 from dspex.telemetry.bus import Bus
+from dspex.telemetry.insights import Insights
 
 
 def progress(done: int) -> dspex.LocalModelProgress:
@@ -92,3 +94,40 @@ def test_a_subscriber_may_close_the_runtime() -> None:
         assert closed.wait(20)
         with pytest.raises(dspex.PoolClosed):
             runtime.pool().execute("ping")
+
+
+def test_what_is_no_subscription_is_refused() -> None:
+    """If this failed, a mistyped subscription would fail every call from then on."""
+
+    async def later(_: dspex.Event) -> None: ...
+
+    wrong: list[tuple[Any, Any]] = [
+        ("CallFinished", print),
+        (int, print),
+        (None, print),
+        (dspex.CallFinished, None),
+        (dspex.CallFinished, later),
+    ]
+    with dspex.Runtime(wait=False) as runtime:
+        for kind, function in wrong:
+            with pytest.raises(dspex.InvalidOption):
+                runtime.on(kind, function)
+
+
+def test_memory_of_insights_is_bounded() -> None:
+    """If this failed, a service whose programs are made on the fly would fill its memory with them."""
+    now = [0.0]
+    insights = Insights(lambda: now[0])
+    for number in range(400):
+        for program in range(210):
+            insights.hear(
+                dspex.CallFinished(
+                    request_id="r", pool="p", module="m", tenant="", session_id=None, code="ok",
+                    program=f"{number}-{program}", model="x", queued=0.0, run=1.0, lm=1.0, total=1.0,
+                    prompt_tokens=1, completion_tokens=1, cost=0.0, attempts=1, requests=1, cached=False,
+                )
+            )  # fmt: skip
+        now[0] += 10
+    assert sum(len(slice_) for _, slice_ in insights._slices) <= 20_000
+    assert sum(one.calls for one in insights.over(3600)) == 360 * 210
+    assert len(insights.over(60)) > 1000

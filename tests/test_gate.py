@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import dspex
 from dspex.lm import gate as gate_module
-from dspex.lm.gate import FREE, Gate, Gates
+from dspex.lm.gate import FREE, Gate
+from dspex.lm.gates import Gates
 from dspex.lm.limits import MINUTE, Minute, Permit
 from dspex.pool.permits import WorkerPermits
 from dspex.types import Limits
@@ -46,7 +47,7 @@ class Watched:
         self.rooms = 0
         self.watches: list[bool] = []
         lm = dspex.LM("openai/x", limits=limits, max_tokens=max_tokens)
-        self.gate = Gate(1, lm, self._room, lambda _, on: self.watches.append(on))
+        self.gate = Gate(1, lm, "", self._room, lambda _, on: self.watches.append(on))
 
     def _room(self) -> None:
         self.rooms += 1
@@ -284,7 +285,7 @@ async def test_equal_profiles_share_a_gate_and_others_do_not() -> None:
 
 async def test_gates_that_hold_nothing_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service with an LM per customer would grow for ever; one that is in use must stay."""
-    monkeypatch.setattr(gate_module, "_GATES_KEPT", 10)
+    monkeypatch.setattr("dspex.lm.gates._GATES_KEPT", 10)
     gates = Gates()
     used = gates.of(dspex.LM("openai/used", limits=Limits(in_flight=1)))
     assert used.seat(0) is not None
@@ -308,7 +309,7 @@ async def test_an_lm_that_was_refused_once_and_is_gone_is_forgotten(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service with an LM per customer would keep each one that was ever refused."""
-    monkeypatch.setattr(gate_module, "_GATES_KEPT", 8)
+    monkeypatch.setattr("dspex.lm.gates._GATES_KEPT", 8)
     gates = Gates()
     told: list[bool] = []
     gates.on_watch.append(lambda _, on: told.append(on))
@@ -325,7 +326,7 @@ async def test_an_lm_that_was_refused_once_and_is_gone_is_forgotten(
 
 async def test_a_gate_that_a_queued_call_holds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its profile would get a second gate, and the limit would hold twice."""
-    monkeypatch.setattr(gate_module, "_GATES_KEPT", 2)
+    monkeypatch.setattr("dspex.lm.gates._GATES_KEPT", 2)
     gates = Gates()
     lm = dspex.LM("openai/x", limits=Limits(in_flight=1))
     held = gates.of(lm)

@@ -224,7 +224,7 @@ async def test_limits_hold_for_a_profile_that_was_not_used_for_long(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its gate would be forgotten while its profile is remembered, and nothing would hold it."""
-    monkeypatch.setattr("dspex.lm.gate._GATES_KEPT", 1)
+    monkeypatch.setattr("dspex.lm.gates._GATES_KEPT", 1)
     provider.reply = lambda _: delayed(0.05, text("no fields here"))
     lm = dspex.LM("openai/x", base_url=provider.base_url, limits=dspex.Limits(in_flight=1))
     async with dspex.Runtime(lm, pools=TWO) as runtime:

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 import dspex
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Work

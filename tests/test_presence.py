@@ -55,7 +55,7 @@ def present(stats: RuntimeStats = NO_STATS) -> Iterator[None]:
     """The presence of a runtime that has no workers, on a loop of its own."""
     portal = Portal()
     portal.start_thread()
-    made = Presence(lambda: stats, None)
+    made = Presence(lambda: stats, list, None)
 
     async def opened() -> None:
         made.open()
@@ -132,7 +132,7 @@ def test_a_loop_that_is_torn_down_leaves_nothing(place: Path) -> None:
     """If this failed, a program that never closes its runtime would be listed as one that does not answer."""
 
     async def forget() -> None:
-        Presence(lambda: NO_STATS, None).open()
+        Presence(lambda: NO_STATS, list, None).open()
         await asyncio.sleep(0)
 
     asyncio.run(forget())

@@ -29,7 +29,7 @@ def work(gate: int = 0, name: str = "", *, tenant: str = "", batch: bool = False
     made = Work(
         name,
         b"",
-        gate=Gate(gate, LM("openai/x"), lambda: None, lambda _gate, _on: None) if gate else None,
+        gate=Gate(gate, LM("openai/x"), "", lambda: None, lambda _gate, _on: None) if gate else None,
         tenant=tenant,
         batch=batch,
     )

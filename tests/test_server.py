@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 import dspex
+from dspex.server.answers import body_of
 from dspex.server.serving import check_address
 from tests.http_scene import Scene, events, serving
-from tests.provider import echo
+from tests.processes import until
+from tests.provider import echo, fault
+from tests.tracing import kept
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "how-to" / "http.md").read_text()
 PROGRAMS = tomllib.loads("".join(re.findall(r"^```toml\n(.*?)^```", GUIDE, re.M | re.S)))["program"]
@@ -41,6 +44,20 @@ def test_a_call(scene: Scene) -> None:
     assert answer.json()["content"] == "hi"
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
     assert not {"worker", "requests", "trajectory"} & answer.json().keys()
+
+
+def test_who_answered_and_why(scene: Scene) -> None:
+    """If this failed, a remote caller would not know that another model answered, or read too much."""
+    scene.provider.reply = lambda request: fault(500, message="of us") if request.model == "a" else echo()
+    second = dspex.LM("openai/b", api_key="k", base_url=scene.provider.base_url)
+    once = dspex.Retry(1)
+    first = dspex.LM(
+        "openai/a", api_key="k", base_url=scene.provider.base_url, retry=once, fallbacks=(second,)
+    )
+    body = body_of(scene.runtime.adapter().generate("hi", lm=first))
+    assert (body["model"], body["cached"]) == ("b", False)
+    assert body["fallbacks"] == [{"model": "openai/a", "code": "lm_unavailable"}]
+    assert "of us" not in str(body)
 
 
 def test_a_stream(scene: Scene) -> None:
@@ -121,14 +138,14 @@ def test_the_guides_commands_in_a_shell(scene: Scene) -> None:
     """If this failed, what somebody copies from the guide into a terminal would not work there."""
     blocks = re.findall(r"^```bash\n(.*?)^```", GUIDE, re.M | re.S)
     typed = "".join(block for block in blocks if "localhost:8000" in block)
-    assert typed.count("curl ") == 7
+    assert typed.count("curl ") == 8
     url = str(scene.client.base_url).removeprefix("http://").rstrip("/")
     script = "curl() { command curl -w '%{stderr}%{http_code} ' \"$@\"; }\n" + typed.replace(
         "localhost:8000", url
     )
     ran = subprocess.run(["sh", "-euc", script], check=False, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.split() == ["200", "200", "201", "200", "200", "200", "422"]
+    assert ran.stderr.split() == ["200", "200", "201", "200", "200", "200", "200", "422"]
     assert "event: final" in ran.stdout
 
 
@@ -146,3 +163,17 @@ def test_elsewhere_only_with_a_key(host: str) -> None:
         check_address(host, None)
     check_address(host, "env:KEY")
     check_address("127.0.0.1", None)
+
+
+def test_a_request_with_traceparent_is_part_of_that_trace(scene: Scene) -> None:
+    """If this failed, calls over HTTP would be traces of their own, apart from their client's."""
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = {"prompt": "q", "signature": "question -> answer"}
+    with kept() as spans:
+        assert scene.client.post("/v1/generate", json=body, headers={"traceparent": parent}).is_success
+        with scene.client.stream("POST", "/v1/stream", json=body, headers={"traceparent": parent}) as answer:
+            assert answer.read()
+        until(lambda: len(spans.named("call dspy.Predict")) == 2)
+    for span in spans.named("call dspy.Predict"):
+        assert span.parent is not None
+        assert f"{span.parent.trace_id:032x}" in parent

@@ -16,7 +16,7 @@ from dspex.settings import PoolOptions, Settings
 from dspex.settings.environment import variable
 from dspex.settings.options import LMOptions, RuntimeOptions
 from dspex.settings.shape import ROOT, Table
-from dspex.types import Retry
+from dspex.types import Breaker, Budget, Retry
 from tests.settings_files import folder, refused, write
 
 __all__ = ["folder"]  # a fixture, which each test of this file has
@@ -56,6 +56,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
 PARTICULAR: dict[str, tuple[str, Any]] = {
     "module": ("dspy.Predict", "dspy.Predict"),
     "isolation": ("call", "call"),
+    "log": ("json", "json"),
     "max_rss": ("4194304", 4194304),
 }
 
@@ -72,7 +73,13 @@ def test_each_option_has_its_variable(
     settings = Settings()
     assert settings.ignored == ()
     assert settings.sources()[".".join(path)].origin == variable(path)
-    tables: Any = {"lm": settings.lms, "pool": settings.pools, "program": settings.programs}
+    tables: Any = {
+        "lm": settings.lms,
+        "pool": settings.pools,
+        "program": settings.programs,
+        "budgets": settings.budgets,
+        "tenant_budgets": settings.tenant_budgets,
+    }
     found: Any = tables.get(path[0], settings)
     for name in path[1:] or path:
         found = found[name] if isinstance(found, Mapping) else getattr(found, name)
@@ -82,7 +89,7 @@ def test_each_option_has_its_variable(
 def test_no_option_is_without_a_kind() -> None:
     """An option that is added to a class would be missing in file and environment."""
     known = {path[-1] for path, _ in kinds()}
-    for struct in (RuntimeOptions, LMOptions, PoolOptions, Retry):
+    for struct in (RuntimeOptions, LMOptions, PoolOptions, Retry, Breaker, Budget):
         assert {field.name for field in msgspec.structs.fields(struct)} <= known
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging as _logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     from dspex.media.files import Audio, Document, File, Image
     from dspex.media.text import Code, Reasoning
     from dspex.media.turns import Citation, Citations, History, ToolCall, ToolCalls
-    from dspex.pool.stats import LMStats, PoolStats, RuntimeStats, WorkerStats
+    from dspex.pool.stats import BreakerStats, BudgetStats, LMStats, PoolStats, RuntimeStats, WorkerStats
     from dspex.program.document import Stage
     from dspex.program.signature import Field, Signature
     from dspex.rewards import Prediction, Reward
@@ -83,7 +84,21 @@ if TYPE_CHECKING:
     from dspex.session.records import Insights, ProgramInfo, SessionInfo, Turn
     from dspex.settings import PoolOptions, Settings
     from dspex.telemetry.events import (
+        BatchFinished,
+        BatchStarted,
+        BreakerChanged,
+        BudgetRefused,
+        CacheEvent,
+        CacheHit,
+        CacheMiss,
+        CacheStored,
+        CallEvent,
+        CallFinished,
+        CallQueued,
+        CallStarted,
         Event,
+        FellBack,
+        LMRequestFinished,
         LocalModelProgress,
         PoolClosing,
         PoolEvent,
@@ -102,8 +117,20 @@ if TYPE_CHECKING:
         ZygoteLost,
         ZygoteStarted,
     )
+    from dspex.telemetry.insights import Insight
     from dspex.tools import Allow, Deny, MCPServer, Tool, ToolRecord, ToolRequest
-    from dspex.types import Limits, LMRequest, LMSpec, Retry, Usage, command, module
+    from dspex.types import (
+        Breaker,
+        Budget,
+        FallenBack,
+        Limits,
+        LMRequest,
+        LMSpec,
+        Retry,
+        Usage,
+        command,
+        module,
+    )
     from dspex.wire.values import Unsendable
 
 # Where each name lives. Nothing is imported before it is used: `import dspex` loads neither asyncio nor
@@ -134,7 +161,7 @@ _HOMES = {
     "dspex.media.files": "Audio Document File Image",
     "dspex.media.text": "Code Reasoning",
     "dspex.media.turns": "Citation Citations History ToolCall ToolCalls",
-    "dspex.pool.stats": "LMStats PoolStats RuntimeStats WorkerStats",
+    "dspex.pool.stats": "BreakerStats BudgetStats LMStats PoolStats RuntimeStats WorkerStats",
     "dspex.program.document": "Stage",
     "dspex.program.signature": "Field Signature",
     "dspex.rewards": "Prediction Reward",
@@ -142,15 +169,21 @@ _HOMES = {
     "dspex.session.records": "Insights ProgramInfo SessionInfo Turn",
     "dspex.settings": "PoolOptions Settings",
     "dspex.telemetry.events": (
-        "Event LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
+        "BatchFinished BatchStarted BreakerChanged BudgetRefused CacheEvent CacheHit CacheMiss CacheStored "
+        "CallEvent CallFinished CallQueued CallStarted Event FellBack LMRequestFinished "
+        "LocalModelProgress PoolClosing PoolEvent PoolFailed PoolRecovered PoolResized SessionCreated "
         "SessionEnded SessionEvent SessionQuotaNear WorkerDraining WorkerEvent WorkerGone WorkerReady "
         "WorkerStarted ZygoteLost ZygoteStarted"
     ),
+    "dspex.telemetry.insights": "Insight",
     "dspex.tools": "Allow Deny MCPServer Tool ToolRecord ToolRequest",
-    "dspex.types": "LMRequest LMSpec Limits Retry Usage command module",
+    "dspex.types": "Breaker Budget FallenBack LMRequest LMSpec Limits Retry Usage command module",
     "dspex.wire.values": "Unsendable",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+# Who sets up no logging is shown no line: what concerns him comes as an error.
+_logging.getLogger("dspex").addHandler(_logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = [
@@ -159,9 +192,25 @@ __all__ = [
     "AsyncOutcomes",
     "AsyncStream",
     "Audio",
+    "BatchFinished",
     "BatchProgress",
+    "BatchStarted",
+    "Breaker",
+    "BreakerChanged",
+    "BreakerStats",
+    "Budget",
     "BudgetExceeded",
+    "BudgetRefused",
+    "BudgetStats",
+    "CacheEvent",
+    "CacheHit",
+    "CacheMiss",
+    "CacheStored",
     "CallError",
+    "CallEvent",
+    "CallFinished",
+    "CallQueued",
+    "CallStarted",
     "Cancelled",
     "Capabilities",
     "Citation",
@@ -177,11 +226,14 @@ __all__ = [
     "Document",
     "DspexError",
     "Event",
+    "FallenBack",
+    "FellBack",
     "Field",
     "File",
     "Final",
     "History",
     "Image",
+    "Insight",
     "Insights",
     "InvalidInput",
     "InvalidOption",
@@ -195,6 +247,7 @@ __all__ = [
     "LMNotConfigured",
     "LMRateLimited",
     "LMRequest",
+    "LMRequestFinished",
     "LMSpec",
     "LMStats",
     "LMTimeout",

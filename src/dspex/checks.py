@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from dspex.errors import InvalidOption
+from dspex.types import Budget
 
 
 def refuse(option: str, wants: str, value: object, owner: str = "") -> InvalidOption:
@@ -97,3 +98,18 @@ def flag(option: str, value: Any, *, owner: str = "") -> None:
     """
     if not isinstance(value, bool):
         raise refuse(option, "True or False", value, owner)
+
+
+def budget(given: Any, option: str = "budget") -> Budget:
+    """A budget that was given.
+
+    Raises:
+        InvalidOption: It is none, or it limits nothing.
+    """
+    if not isinstance(given, Budget):
+        raise refuse(option, "a Budget", given)
+    if given == Budget():
+        raise refuse(option, "a Budget of tokens, of cost or of both", given)
+    whole_number("tokens", given.tokens, 0, optional=True, owner="Budget")
+    number("cost", given.cost, optional=True, what="a number of US dollars", owner="Budget")
+    return given

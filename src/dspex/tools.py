@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from dspex.errors import InvalidOption
+from dspex.types import without_password
 
 
 class ToolRequest(msgspec.Struct, frozen=True):
@@ -137,10 +138,10 @@ class MCPServer(msgspec.Struct, frozen=True, kw_only=True):
         if self.command is not None and not (isinstance(self.command, list | tuple) and self.command):
             raise _refuse("command", "a list of the program and its arguments")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise _refuse("url", f"an address that begins with http:// or https://, not {self.url!a}")
+            raise _refuse("url", f"an address that begins with http:// or https://, not {_shown(self.url)!a}")
 
     def __repr__(self) -> str:
-        where = self.url if self.command is None else list(self.command)
+        where = list(self.command or ()) if self.url is None else _shown(self.url)
         return f"MCPServer({where!r})"
 
 
@@ -162,6 +163,12 @@ class ToolRecord(msgspec.Struct, frozen=True):
     status: Literal["ok", "error", "denied"]
     error: str | None = None
     approval: str = ""
+
+
+def _shown(url: str) -> str:
+    """An address without what may be a key in it: a password, and all after the ``?``."""
+    bare, asks, _ = url.partition("?")
+    return without_password(bare) + ("?***" if asks else "")
 
 
 def _refuse(option: str, takes: str) -> InvalidOption:

@@ -39,11 +39,70 @@ class Limits(msgspec.Struct, frozen=True):
             estimate when it is sent, and with what the provider counted once it has answered; one that is
             larger than the limit is sent alone.
         in_flight: Requests at the same time.
+        across_tenants: Whether all tenants together may ask that much, as where they share one key; else
+            each of them may.
     """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     in_flight: int | None = None
+    across_tenants: bool = False
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The limits that there are, by name."""
+        named = ("requests_per_minute", "tokens_per_minute", "in_flight")
+        found = {name: getattr(self, name) for name in named}
+        return {name: limit for name, limit in found.items() if limit is not None}
+
+
+class Breaker(msgspec.Struct, frozen=True):
+    """When an endpoint that fails is left alone for a while.
+
+    It opens when at least ``failures`` requests of the last ``window`` seconds failed with ``lm_unavailable``
+    or ``lm_timeout``, and these are at least ``share`` of all that ended. Then every request is refused at
+    once with ``lm_circuit_open``. After ``pause`` seconds one request is let through: when it is answered
+    everything is as before, and when it fails the pause begins anew.
+
+    There is one breaker for each endpoint, model and choice of these numbers, however many profiles name it.
+
+    Attributes:
+        failures: The fewest failures that open it.
+        share: The part of the requests that they have to be, above 0 and up to 1.
+        window: Seconds for which the end of a request counts.
+        pause: Seconds between opening and the one request that tries.
+    """
+
+    failures: int = 10
+    share: float = 0.5
+    window: float = 30.0
+    pause: float = 10.0
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """How much may be spent. None is no limit.
+
+    Attributes:
+        tokens: Tokens, sent and generated together.
+        cost: US dollars, by the prices that DSPy knows.
+    """
+
+    tokens: int | None = None
+    cost: float | None = None
+
+
+class FallenBack(msgspec.Struct, frozen=True):
+    """An LM that did not answer, so that the next one was asked.
+
+    Attributes:
+        model: Its model.
+        code: The code of its error.
+        message: What that said.
+    """
+
+    model: str
+    code: str
+    message: str
 
 
 def without_password(url: str) -> str:
@@ -200,6 +259,32 @@ class LMRequest(msgspec.Struct, frozen=True):
     finish: str | None = None
 
 
+class SpanRecord(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker tells of a span: once when it begins, if somebody has to know then, and when it ends.
+
+    Attributes:
+        number: Its number in its call.
+        parent: Number of the span that it is in; 0 is the worker's run of the call.
+        name: Its name.
+        started: When it began, on the machine's monotonic clock in seconds.
+        ended: When it ended, on the same clock; None while it goes on.
+        attributes: What is known of it by now.
+        error: What it failed with: a code, or the name of an exception's class; None when it did not.
+        events: What happened within it, each as name, second on the same clock, and attributes.
+        client: Whether it waits for another system's answer.
+    """
+
+    number: int
+    parent: int
+    name: str
+    started: float
+    ended: float | None = None
+    attributes: dict[str, Any] = {}
+    error: str | None = None
+    events: list[tuple[str, float, dict[str, Any]]] = []
+    client: bool = False
+
+
 class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
     """A tool as a worker needs it: what the model is told of it, and how it is called.
 
@@ -213,6 +298,7 @@ class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
         idempotent: Whether calling it twice does no more than calling it once.
         fatal: Whether its failure ends the call, instead of being told to the model.
         approve: Whether each call of it is put to the caller first.
+        mcp: Whether it is a tool of an MCP server, which the caller calls.
     """
 
     name: str
@@ -223,6 +309,7 @@ class ToolSpec(msgspec.Struct, frozen=True, array_like=True):
     idempotent: bool = False
     fatal: bool = False
     approve: bool = False
+    mcp: bool = False
 
 
 class SandboxRules(msgspec.Struct, frozen=True, array_like=True):

@@ -24,6 +24,7 @@ from dspex.program.suggest import nearest
 from dspex.runtime import named as programs
 from dspex.runtime.caller import Priority, caller
 from dspex.runtime.drafts import Draft
+from dspex.types import Budget
 
 if TYPE_CHECKING:
     from dspex.adapter.session.session import Session
@@ -104,6 +105,7 @@ class DSPyAdapter(Batches, Sessions):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> Response:
@@ -130,6 +132,7 @@ class DSPyAdapter(Batches, Sessions):
             debug: Whether the response has the messages that the model was sent.
             tenant: Whose call it is; None is the adapter's.
             priority: ``"batch"`` lets interactive calls go first.
+            budget: What the call may spend in all; None is what the settings say.
             options: Options of the module whose names clash with a parameter's here.
             **more_options: Options of the module (``temperature``, ``max_tokens``, ``n``, …); of one of your
                 own ``arguments`` (of its constructor, by name), ``shared`` and ``idempotent``. Any module
@@ -149,7 +152,7 @@ class DSPyAdapter(Batches, Sessions):
             inputs,
             lm,
             timeout,
-            caller(self._tenant if tenant is None else tenant, priority),
+            caller(self._tenant if tenant is None else tenant, priority, budget),
             {**(options or {}), **more_options},
             tools,
             sandbox,
@@ -172,6 +175,7 @@ class DSPyAdapter(Batches, Sessions):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> Response:
@@ -183,7 +187,7 @@ class DSPyAdapter(Batches, Sessions):
             inputs,
             lm,
             timeout,
-            caller(self._tenant if tenant is None else tenant, priority),
+            caller(self._tenant if tenant is None else tenant, priority, budget),
             {**(options or {}), **more_options},
             tools,
             sandbox,
@@ -209,7 +213,7 @@ class DSPyAdapter(Batches, Sessions):
             state: The JSON file that ``module.save("x.json")`` wrote, or what ``module.dump_state()`` gives.
             **how: What else ``generate`` takes, for all its calls: ``signature``, ``lm``, ``timeout``,
                 ``tenant``, options of the module, …. A program of the settings takes ``lm``, ``timeout``,
-                ``session``, ``tenant``, ``priority`` and ``debug``; the rest is in the settings.
+                ``session``, ``tenant``, ``priority``, ``budget`` and ``debug``; the rest is in the settings.
 
         Raises:
             ModuleNotFound: There is neither a program nor a module of that name.

@@ -223,4 +223,6 @@ class Base:
                 for module, answer, seconds in zip(ran.modules, ran.answers, ran.seconds, strict=True)
             ],
             recorded=ran.recorded,
+            cached=ran.cached,
+            fallbacks=ran.fallbacks,
         )

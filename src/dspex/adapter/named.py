@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspex.adapter.base import UNSET, Unset
 from dspex.adapter.batched import Batched
-from dspex.adapter.batches import Options, Whole, of_document, opener
+from dspex.adapter.itemwise import Options, Whole, of_document, opener
 from dspex.adapter.outcomes import Open
 from dspex.adapter.response import Response
 from dspex.adapter.stream import AsyncStream, Stream
@@ -25,6 +25,7 @@ from dspex.runtime.question import Question
 from dspex.runtime.stages import Ran, Stages
 from dspex.runtime.steps import Steps
 from dspex.runtime.turns import in_session
+from dspex.types import Budget
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
@@ -156,14 +157,16 @@ class NamedProgram(Batched):
         adapter, how = self._adapter, self._how
         version = version or self._versions.current
         document = version.held.document
-        stages = Stages(document, version.held.tools, adapter._open.core.models.references)
+        core = adapter._open.core
+        stages = Stages(document, version.held.tools, core.models.references, core.tracing)
+        tenant = adapter._tenant if how.tenant is None else how.tenant
         question = Question(
             prompt,
             inputs=inputs,
             debug=how.debug,
             lm=how.lm,
             deadline=adapter._deadline(how.timeout),
-            caller=caller(adapter._tenant if how.tenant is None else how.tenant, priority or how.priority),
+            caller=caller(tenant, priority or how.priority, how.budget),
         )
         if how.session is None:
             ran: Ran = yield from stages.run(question, adapter._lm)
@@ -185,6 +188,7 @@ class _How(NamedTuple):
     tenant: str | None = None
     priority: Priority = "interactive"
     debug: bool = False
+    budget: Budget | None = None
 
     @classmethod
     def of(cls, name: str, how: dict[str, Any]) -> _How:

@@ -52,7 +52,9 @@ class Run:
         try:
             return await self._reading
         except asyncio.CancelledError:
-            if self._closed:
+            reader = asyncio.current_task()
+            # A reader that was cancelled himself ends as cancelled, also when the batch is closed meanwhile.
+            if self._closed and (reader is None or not reader.cancelling()):
                 raise StopAsyncIteration from None
             raise
         finally:

@@ -11,7 +11,7 @@ import msgspec
 
 from dspex.adapter.base import UNSET
 from dspex.adapter.batched import Batched
-from dspex.adapter.batches import Options, Whole, of_document, opener
+from dspex.adapter.itemwise import Options, Whole, of_document, opener
 from dspex.adapter.outcomes import Open
 from dspex.adapter.response import Response
 from dspex.adapter.stream import AsyncStream, Stream

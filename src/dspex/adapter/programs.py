@@ -19,6 +19,7 @@ from dspex.runtime.question import Question
 from dspex.runtime.stages import Stages
 from dspex.runtime.steps import Steps
 from dspex.session.names import check
+from dspex.types import Budget
 
 if TYPE_CHECKING:
     from dspex.adapter.adapter import DSPyAdapter
@@ -126,6 +127,7 @@ class Programs(Base):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
     ) -> Response:
         """Run the current version of a stored program, and wait for its outputs.
 
@@ -139,6 +141,7 @@ class Programs(Base):
             debug: Whether the response has the messages that the model was sent.
             tenant: Whose call it is; None is the adapter's.
             priority: ``"batch"`` lets interactive calls go first.
+            budget: What the call may spend in all; None is what the settings say.
 
         Raises:
             UnknownProgram: There is none, or it is of another session or tenant.
@@ -147,7 +150,7 @@ class Programs(Base):
                 that failed.
             RuntimeError: Called on the runtime's own event loop; await ``aexecute_program`` there.
         """
-        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority)
+        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority, budget)
         return self._take(self._execute(program_id, session_id, question), "aexecute_program")
 
     async def aexecute_program(
@@ -162,9 +165,10 @@ class Programs(Base):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
     ) -> Response:
         """``execute_program`` for event loops. Cancelling it stops the work."""
-        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority)
+        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority, budget)
         return await self._atake(self._execute(program_id, session_id, question))
 
     # Steps
@@ -178,6 +182,7 @@ class Programs(Base):
         debug: bool,
         tenant: str | None,
         priority: Priority,
+        budget: Budget | None = None,
     ) -> Question:
         return Question(
             prompt,
@@ -185,7 +190,7 @@ class Programs(Base):
             debug=debug,
             lm=lm,
             deadline=self._deadline(timeout),
-            caller=caller(self._tenant if tenant is None else tenant, priority),
+            caller=caller(self._tenant if tenant is None else tenant, priority, budget),
         )
 
     def _create(self, draft: Draft, session: Session | str | None, name: str | None) -> Steps[Program]:
@@ -223,6 +228,7 @@ class Programs(Base):
 
     def _dump(self, made: Made) -> Steps[dict[str, Any]]:
         """What DSPy would save of a program of one stage, of which a worker sees whether it can be built."""
-        stages = Stages(made.document, made.tools, self._open.core.models.references)
+        core = self._open.core
+        stages = Stages(made.document, made.tools, core.models.references, core.tracing)
         dumped: dict[str, Any] = yield from stages.dump()
         return dumped

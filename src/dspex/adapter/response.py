@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dspex.tools import ToolRecord
-from dspex.types import LMRequest, Usage
+from dspex.types import FallenBack, LMRequest, Usage
 from dspex.wire.jsonready import as_text, json_ready
 
 
@@ -70,11 +70,14 @@ class Response:
         messages: With ``debug=True`` each attempt of an LM request: ``model``, ``messages`` (``role`` and
             ``content``), ``status`` and the raw ``reply``; else None.
         tool_calls: Each tool that was called, in order.
-        cached: Whether the answer came from dspex's cache.
-        worker: Number of the worker that answered.
+        cached: Whether the answer came from dspex's cache: no LM was asked, and ``usage`` and ``cost`` are
+            those of this call, nothing.
+        worker: Number of the worker that answered; 0 when none had to.
         request_id: The call's name, as in its errors.
         program_version: Which version of a program answered; None when the call was not made by one.
         stages: Each stage of a program in order, with its outputs, usage, cost and time; one for a module.
+        fallbacks: The LMs that did not answer before the one that did, first to last, each with its
+            ``model``, and the ``code`` and ``message`` of its error.
         recorded: Whether the call is written in its session; False when the store could not be written to,
             None when it was made in no session.
     """
@@ -85,6 +88,7 @@ class Response:
         "cached",
         "completions",
         "cost",
+        "fallbacks",
         "messages",
         "model",
         "outputs",
@@ -119,6 +123,8 @@ class Response:
         tool_calls: list[ToolRecord] | None = None,
         stages: list[StageResult] | None = None,
         recorded: bool | None = None,
+        cached: bool = False,
+        fallbacks: list[FallenBack] | None = None,
     ) -> None:
         self.outputs = outputs
         self.completions = completions
@@ -132,12 +138,13 @@ class Response:
         self.trajectory = trajectory
         self.messages = messages
         self.tool_calls = tool_calls or []
-        self.cached = False
+        self.cached = cached
         self.worker = worker
         self.request_id = request_id
         self.program_version: int | None = None
         self.stages = stages or []
         self.recorded = recorded
+        self.fallbacks = fallbacks or []
 
     @property
     def content(self) -> str:
@@ -197,4 +204,5 @@ class Response:
             "program_version": self.program_version,
             "stages": json_ready(self.stages),
             "recorded": self.recorded,
+            "fallbacks": msgspec.to_builtins(self.fallbacks),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import inspect
 import os
 import weakref
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from dspex import checks
 from dspex.adapter.adapter import DSPyAdapter
 from dspex.errors import PoolClosed
 from dspex.lm.profile import LM
@@ -26,6 +28,7 @@ from dspex.runtime.route import Route
 from dspex.runtime.states import States
 from dspex.settings import PoolOptions, Settings
 from dspex.telemetry.events import Event
+from dspex.telemetry.insights import LONGEST, WINDOW, Insight
 
 E = TypeVar("E", bound=Event)
 
@@ -224,6 +227,28 @@ class Runtime:
         """How pools, workers and calls stand."""
         return self.core.stats()
 
+    def metrics(self) -> str:
+        """What Prometheus reads: counters, histograms and gauges of this runtime, in its text format.
+
+        Their names and labels are in the reference. With ``Settings(telemetry=False)`` only what a runtime
+        knows anyway is there.
+        """
+        return self.core.metrics.text()
+
+    def insights(self, window: float = WINDOW) -> list[Insight]:
+        """What calls have been like lately: one of each module, program and model, the most frequent first.
+
+        Args:
+            window: Seconds, from 10 to 3,600; each is compared with the same time before.
+
+        Raises:
+            InvalidOption: It is no such number.
+        """
+        seconds = checks.number("window", window, 10)
+        if seconds is None or seconds > LONGEST:
+            raise checks.refuse("window", f"a number of seconds from 10 to {LONGEST:g}", window)
+        return self.core.insights.over(seconds)
+
     def on(self, event: type[E], function: Callable[[E], None]) -> Callable[[], None]:
         """Have a function called with each event of a type, on a thread that is there for events alone.
 
@@ -232,7 +257,14 @@ class Runtime:
 
         Returns:
             A function that ends the subscription.
+
+        Raises:
+            InvalidOption: That is no type of event, or nothing that can be called.
         """
+        if not isinstance(event, type) or not issubclass(event, Event):
+            raise checks.refuse("event", "a type of event, such as dspex.CallFinished", event)
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise checks.refuse("function", "a function that takes an event, and no async one", function)
         return self.core.bus.on(event, function)
 
 

@@ -13,8 +13,10 @@ from dspex import checks
 from dspex.adapter.base import UNSET, Base, Unset
 from dspex.errors import PayloadTooLarge
 from dspex.lm.profile import LM
+from dspex.runtime import budgets
 from dspex.runtime.steps import OnLoop, Steps
 from dspex.session.names import check
+from dspex.types import Budget
 from dspex.wire.values import encode
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Sessions(Base):
         metadata: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         record: Record | None = None,
+        budget: Budget | None = None,
     ) -> Session:
         """A session: made, or found again. What is given here holds from now on, what is not stays as it was.
 
@@ -53,6 +56,7 @@ class Sessions(Base):
                 with a reference to the key; one with a key's value has to be given again in another process.
             record: What is kept of its turns: ``"all"`` (the default), ``"shape"`` (types and sizes of inputs
                 and outputs), or ``"none"`` (only how many there were, and what they cost).
+            budget: What its calls may spend in its life; the settings' ``budgets`` unless somebody says so.
 
         Raises:
             InvalidInput: It cannot have that id.
@@ -61,7 +65,7 @@ class Sessions(Base):
             StoreError: The store cannot be used.
             RuntimeError: Called on the runtime's own event loop; await ``asession`` there.
         """
-        return self._take(self._session(id, ttl, metadata, lm, record), "asession")
+        return self._take(self._session(id, ttl, metadata, lm, record, budget), "asession")
 
     async def asession(
         self,
@@ -71,9 +75,10 @@ class Sessions(Base):
         metadata: Mapping[str, Any] | None = None,
         lm: LM | str | None = None,
         record: Record | None = None,
+        budget: Budget | None = None,
     ) -> Session:
         """``session`` for event loops."""
-        return await self._atake(self._session(id, ttl, metadata, lm, record))
+        return await self._atake(self._session(id, ttl, metadata, lm, record, budget))
 
     def sessions(self, *, limit: int = 100, after: str | None = None) -> list[SessionInfo]:
         """This adapter's tenant's sessions, those used last first.
@@ -100,6 +105,7 @@ class Sessions(Base):
         metadata: Mapping[str, Any] | None,
         lm: LM | str | None,
         record: Record | None,
+        budget: Budget | None,
     ) -> Steps[Session]:
         from dspex.adapter.session.session import Session
 
@@ -117,6 +123,8 @@ class Sessions(Base):
             if record not in {"all", "shape", "none"}:
                 raise checks.refuse("record", "'all', 'shape' or 'none'", record)
             given["record"] = record
+        if budget is not None:
+            given["budget"] = budgets.encoded(checks.budget(budget))
         made: str = yield OnLoop(lambda: core.sessions.make_or_find(tenant, session_id, given))
         return Session(cast("DSPyAdapter", self), tenant, made)
 

@@ -10,6 +10,7 @@ from dspex.adapter.programs import Programs
 from dspex.adapter.stream import AsyncStream, Stream
 from dspex.lm.profile import LM
 from dspex.runtime.caller import Priority, caller
+from dspex.types import Budget
 
 if TYPE_CHECKING:
     from dspex.adapter.session.session import Session
@@ -35,6 +36,7 @@ class Streams(Programs):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> Stream:
@@ -62,6 +64,7 @@ class Streams(Programs):
             debug: As of ``generate``.
             tenant: As of ``generate``.
             priority: As of ``generate``.
+            budget: As of ``generate``.
             options: As of ``generate``.
             **more_options: As of ``generate``.
 
@@ -75,7 +78,7 @@ class Streams(Programs):
             inputs,
             lm,
             timeout,
-            caller(self._tenant if tenant is None else tenant, priority),
+            caller(self._tenant if tenant is None else tenant, priority, budget),
             {**(options or {}), **more_options},
             tools,
             sandbox,
@@ -100,6 +103,7 @@ class Streams(Programs):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
         options: Mapping[str, Any] | None = None,
         **more_options: Any,
     ) -> AsyncStream:
@@ -111,7 +115,7 @@ class Streams(Programs):
             inputs,
             lm,
             timeout,
-            caller(self._tenant if tenant is None else tenant, priority),
+            caller(self._tenant if tenant is None else tenant, priority, budget),
             {**(options or {}), **more_options},
             tools,
             sandbox,
@@ -133,9 +137,10 @@ class Streams(Programs):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
     ) -> Stream:
         """Run a stored program and hear what happens; see ``stream`` and ``execute_program``."""
-        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority)
+        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority, budget)
         steps = self._execute(program_id, session_id, question)
         return Stream(self, steps, first_token_timeout, idle_timeout)
 
@@ -153,8 +158,9 @@ class Streams(Programs):
         debug: bool = False,
         tenant: str | None = None,
         priority: Priority = "interactive",
+        budget: Budget | None = None,
     ) -> AsyncStream:
         """``stream_program`` for event loops. Not a coroutine."""
-        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority)
+        question = self._asked(inputs, prompt, timeout, lm, debug, tenant, priority, budget)
         steps = self._execute(program_id, session_id, question)
         return AsyncStream(self, steps, first_token_timeout, idle_timeout)

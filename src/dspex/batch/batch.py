@@ -104,6 +104,11 @@ class Batch(Generic[R]):
         self._changed = asyncio.Event()
         self._stopped: DspexError | None = None
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """How many items were answered, and how many have failed."""
+        return self._tally.ok, self._tally.failed
+
     def drain(self) -> None:
         """Ask nothing more; what is under way ends. The rest has no outcome."""
         self._stopped = Cancelled("the batch was stopped before this item")

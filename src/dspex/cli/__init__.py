@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -22,7 +23,9 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     signals.leave_at_once()
     from dspex.cli.app import app
+    from dspex.telemetry.logs import Warnings
 
+    logging.getLogger("dspex").addHandler(Warnings())
     try:
         try:
             signals.interrupt()

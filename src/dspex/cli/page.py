@@ -11,6 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dspex.cli.legible import legible
+
 # Wide enough that nothing is wrapped where no terminal sets a width.
 _WIDE = 10_000
 
@@ -41,7 +43,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table
     for column in columns:
         made.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left")
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(legible(cell)) for cell in row))
     return made
 
 

@@ -156,6 +156,8 @@ def _ask(
         runtime = Runtime(lm, pools=one_worker(settings), settings=settings)
         runtime.on(dspex.LocalModelProgress, progress.show)
         with runtime:
+            if how.stream:
+                progress.end()  # from here on the terminal is the answer's
             if named:
                 program = runtime.adapter(timeout=timeout).program(module)
                 assert isinstance(program, NamedProgram)

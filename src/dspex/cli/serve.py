@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -17,14 +16,18 @@ from dspex.cli.lms import choose
 from dspex.cli.run import USAGE
 from dspex.cli.show import problem
 from dspex.lm import secrets
+from dspex.telemetry.logs import FORMS, Lines
 
 _FAILED, _BAD_USAGE = 1, 2
+_LEVELS = frozenset({"debug", "info", "warning", "error"})
+_FORMS = frozenset(FORMS)
 #: Shown under ``dspex serve --help``.
 EXAMPLES = """\b
 Examples:
   dspex serve --lm openai/gpt-5-mini
   dspex serve --port 8080 --workers 4 --store sessions.db
   dspex serve --host 0.0.0.0 --key env:DSPEX_SERVER_KEY
+  dspex serve --tenant-key acme=env:ACME_KEY --tenant-key globex=file:/run/secrets/globex
   curl localhost:8000/v1/generate -H 'content-type: application/json' -d '{"prompt": "Why is the sky blue?"}'
 """
 
@@ -49,6 +52,13 @@ def serve(
         str | None,
         typer.Option(help="Where the key is that callers have to show: 'env:NAME', 'file:/path', ..."),
     ] = None,
+    tenant_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TENANT=REFERENCE",
+            help="A tenant, and where the key is by which it is known: 'acme=env:ACME_KEY'; repeatable.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Workers of the pool 'general'. Default: one per core.")
     ] = None,
@@ -67,7 +77,11 @@ def serve(
     ] = False,
     max_body: Annotated[int, typer.Option(min=1, help="MiB that the body of a request may have.")] = 64,
     log: Annotated[
-        str, typer.Option(help="What is logged to standard error: debug, info, warning or error.")
+        str,
+        typer.Option(
+            help="What is logged to standard error: debug, info, warning or error; and how: text or json; "
+            "both as debug,json. Default: info, as the settings' log says, or text."
+        ),
     ] = "info",
     quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
 ) -> None:
@@ -86,14 +100,18 @@ def serve(
             )
         from dspex.server.serving import check_address
 
-        _log_to_stderr(log, quiet=quiet)
-        check_address(host, key)
+        lines = _log_to_stderr(log, quiet=quiet)
+        check_address(host, key or tenant_key or None)
+        keys = {"": _reference(key)} if key is not None else {}
+        keys |= _tenants(tenant_key or [])
         settings = dspex.Settings()
+        if settings.log is not None and not _FORMS & _words(log):
+            lines.setFormatter(FORMS[settings.log]())
         chosen = choose(lm, base_url, api_key, settings)
         pools: dict[str, Any] = {} if workers is None else {"general": {"workers": workers}}
         runtime = Runtime(chosen, pools=pools, store=store, settings=settings)
         options = {"timeout": timeout, "allow_models": allow_models, "max_body": max_body * 2**20}
-        asyncio.run(_serve(runtime, host, port, _reference(key), drain, options))
+        asyncio.run(_serve(runtime, host, port, keys, drain, options))
     except signals.Interrupted:  # before anything was open
         raise typer.Exit from None
     except dspex.DspexError as error:
@@ -105,7 +123,7 @@ async def _serve(
     runtime: Runtime,
     host: str,
     port: int,
-    key: str | None,
+    keys: dict[str, str],
     drain: float,
     options: dict[str, Any],
 ) -> None:
@@ -113,9 +131,10 @@ async def _serve(
     from dspex.server.serving import Server, leaving_on_signals
 
     with leaving_on_signals():
-        shown = None if key is None else await _fetched(key)
+        shown = {name: await _fetched(reference) for name, reference in keys.items()}
+        own = shown.pop("", None)
         async with runtime:
-            app = create_app(runtime, key=shown, opens=False, **options)
+            app = create_app(runtime, key=own, tenant_keys=shown, opens=False, **options)
             server = Server(app, host, port, drain)
             try:
                 await server.serve()
@@ -123,14 +142,28 @@ async def _serve(
                 raise typer.Exit(_FAILED) from None
 
 
-def _reference(key: str | None) -> str | None:
-    if key is not None and not secrets.is_reference(key):
+def _reference(key: str, option: str = "key", tenant: str = "") -> str:
+    if not secrets.is_reference(key):
         raise dspex.InvalidOption(
             "a key on a command line can be read by everybody on this machine; put it in a variable and "
-            "pass --key env:NAME, or into a file: --key file:/path",
-            details={"option": "key"},
+            f"pass --{option} {tenant}env:NAME, or into a file: --{option} {tenant}file:/path",
+            details={"option": option},
         )
     return key
+
+
+def _tenants(given: list[str]) -> dict[str, str]:
+    """Where the keys of tenants are, by tenant."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, reference = one.partition("=")
+        if not equals or not name or name in found:
+            why = f"{name!r} is there twice" if name in found else "as in acme=env:ACME_KEY"
+            raise dspex.InvalidOption(
+                f"--tenant-key is a tenant and where its key is, {why}", details={"option": "tenant-key"}
+            )
+        found[name] = _reference(reference, "tenant-key", f"{name}=")
+    return found
 
 
 async def _fetched(reference: str) -> str:
@@ -142,15 +175,23 @@ async def _fetched(reference: str) -> str:
     return key
 
 
-def _log_to_stderr(level: str, *, quiet: bool) -> None:
-    if level not in {"debug", "info", "warning", "error"}:
+def _words(log: str) -> set[str]:
+    return {word.strip() for word in log.split(",")}
+
+
+def _log_to_stderr(log: str, *, quiet: bool) -> Lines:
+    words = _words(log)
+    levels, forms = words & _LEVELS, words & _FORMS
+    if words - levels - forms or len(levels) > 1 or len(forms) > 1:
         raise dspex.InvalidOption(
-            f"--log is debug, info, warning or error, not {level!r}", details={"option": "log"}
+            "--log is debug, info, warning or error, with text or json after a comma where that is wanted, "
+            f"not {log!r}",
+            details={"option": "log"},
         )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    lines = Lines(next(iter(forms), "text"))
     for name in ("dspex", "uvicorn"):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(level.upper())
+        logging.getLogger(name).addHandler(lines)
+        logging.getLogger(name).setLevel(next(iter(levels), "info").upper())
     if quiet:
         logging.getLogger("dspex.server").setLevel(logging.WARNING)
+    return lines

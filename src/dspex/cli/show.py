@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.progress import Progress as Bar
 
 import dspex
+from dspex.cli.legible import legible, to_output
 from dspex.wire.jsonready import json_ready
 
 _STEPS = {
@@ -32,6 +34,9 @@ _HINTS = {
 class Progress:
     """How far the embedded model is: a bar on a terminal, a line for each step elsewhere.
 
+    A bar takes hold of standard output as well, and draws itself anew many times a second: there is one only
+    from a model's first step to its last, and none once it was told to ``end``.
+
     Args:
         quiet: Elsewhere nothing, for programs that read standard error.
     """
@@ -41,37 +46,53 @@ class Progress:
         self._quiet = quiet
         self._bar: Bar | None = None
         self._step = ""
+        self._over = False
+        # Steps are told on the thread of events, and the end on another.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            columns = (TextColumn("[dim]{task.description}"), BarColumn(), DownloadColumn())
-            self._bar = Bar(*columns, console=self._console, transient=True)
-            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.end()
+
+    def end(self) -> None:
+        """Let go of the terminal: what comes after it is told in lines. Safe to repeat."""
+        with self._lock:
+            self._over = True
+            self._stop()
 
     def show(self, event: dspex.LocalModelProgress) -> None:
         """Take note of one event; called on the thread of events."""
-        text = _STEPS.get(event.step, event.step)
-        new = event.step != self._step
-        self._step = event.step
-        if self._bar is None:
-            if new and not self._quiet:
+        with self._lock:
+            text = _STEPS.get(event.step, event.step)
+            new = event.step != self._step
+            self._step = event.step
+            if event.step == "loading" and event.done == event.total:
+                self._stop()  # the model works from here on
+            elif self._console.is_terminal and not self._over:
+                self._draw(text, event, new=new)
+            elif new and not self._quiet:
                 self._console.print(f"{text} ...", style="dim", highlight=False)
-            return
-        if event.step == "loading" and event.done == event.total:
-            self._bar.stop()  # the model works from here on
-            return
+
+    def _draw(self, text: str, event: dspex.LocalModelProgress, *, new: bool) -> None:
+        if self._bar is None:
+            columns = (TextColumn("[dim]{task.description}"), BarColumn(), DownloadColumn())
+            self._bar = Bar(*columns, console=self._console, transient=True)
+            self._bar.start()
+            new = True
         if new:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
             self._bar.add_task(text, total=event.total)
         self._bar.update(self._bar.task_ids[-1], completed=event.done, total=event.total)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 def outputs(response: dspex.Response) -> None:
@@ -81,10 +102,10 @@ def outputs(response: dspex.Response) -> None:
         for name, value in response.outputs.items()
     }
     if len(texts) == 1:
-        print(*texts.values())
+        print(to_output(*texts.values()))
     else:
         for name, text in texts.items():
-            print(f"{name}: {text}")
+            print(f"{name}: {to_output(text)}")
 
 
 def summary(response: dspex.Response) -> None:
@@ -106,7 +127,7 @@ def problem(error: dspex.DspexError, *, as_json: bool, hints: bool = True) -> No
         return
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"[bold red]{error.code}[/]", end=" ", highlight=False)
-    console.print(error.message, highlight=False, markup=False)
+    console.print(legible(error.message), highlight=False, markup=False)
     if hints and (hint := next((text for kind, text in _HINTS.items() if isinstance(error, kind)), None)):
         console.print(hint, style="dim", highlight=False, markup=False)
     for frame in error.details.get("frames", []):

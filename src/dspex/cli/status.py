@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from dspex.cli.page import as_json, page, table, terminal
-from dspex.pool.stats import LMStats, PoolStats, WorkerStats
+from dspex.pool.stats import BreakerStats, BudgetStats, LMStats, PoolStats, WorkerStats
 from dspex.runtime.presence import Answers, Report, ask
+from dspex.telemetry.insights import Insight
 
 #: Shown under ``dspex status --help``.
 EXAMPLES = """\b
@@ -27,6 +28,7 @@ Examples:
 
 _PERIOD = 1.0  # seconds between two looks of --watch
 _SILENT = 1
+_BUDGETS = 20  # a service may have one for each of its customers
 _STYLES = {"ready": "green", "busy": "yellow", "draining": "cyan", "dead": "red"}
 
 
@@ -41,8 +43,8 @@ def status(
 ) -> None:
     """Show the open runtimes of this user, their workers and calls.
 
-    Of each: pools, workers, what is queued, calls by how they ended, workers replaced by cause, and the
-    LMs that have limits.
+    Of each: pools, workers, what is queued, calls by how they ended, workers replaced by cause, the LMs that
+    have limits, and what was spent of budgets, of today's and of sessions'.
 
     Exit codes: 0 all have answered, or none is open; 1 one of them does not answer: it is stopped, its
     event loop is blocked, or it has another version of dspex; 2 the command line is wrong; 130 --watch was
@@ -116,6 +118,22 @@ def _runtime(report: Report) -> Iterator[RenderableType]:
             ("WORKER", "PID#", "STATE", "RSS#", "IN FLIGHT#", "DONE#"),
             [_worker(name, worker) for name, pool in pools for worker in pool.workers],
         )
+    if report.insights:
+        heads = ("LAST 5 MIN", "MODEL", "CALLS#", "/S#", "P50#", "P95#", "P99#", "TOKENS#", "COST#", "HITS#")
+        yield table(
+            (*heads, "SLOWEST", "ERRORS", "BEFORE"), [_insight(insight) for insight in report.insights]
+        )
+    if report.stats.breakers:
+        yield table(
+            ("BREAKER", "MODEL", "STATE", "REQUESTS#", "FAILURES#"),
+            [_breaker(breaker) for breaker in report.stats.breakers],
+        )
+    if budgets := sorted(report.stats.budgets, key=lambda one: (one.scope != "day", -_used(one))):
+        yield table(
+            ("BUDGET", "OF", "TOKENS#", "COST#", "UNDER WAY#"), [_budget(one) for one in budgets[:_BUDGETS]]
+        )
+        if len(budgets) > _BUDGETS:
+            yield Text(f"and {len(budgets) - _BUDGETS} more, of which less is used; --json has all")
     if report.stats.lms:
         yield table(
             ("LM", "IN FLIGHT#", "WAITING#", "REQUESTS/MIN#", "TOKENS/MIN#", ""),
@@ -157,6 +175,54 @@ def _lm(lm: LMStats) -> tuple[str | Text, ...]:
         str(lm.requests),
         str(lm.tokens),
         Text("slowed: its provider is busy", style="yellow") if lm.slowed else "",
+    )
+
+
+def _insight(insight: Insight) -> tuple[str | Text, ...]:
+    return (
+        insight.module,
+        insight.model or "",
+        str(insight.calls),
+        f"{insight.rate:.3g}",
+        *(_milliseconds(seconds) for seconds in (insight.p50, insight.p95, insight.p99)),
+        str(insight.prompt_tokens + insight.completion_tokens),
+        f"${insight.cost:.4f}",
+        f"{insight.cache_hits:.0%}",
+        insight.slowest,
+        Text(_counts(insight.errors), style="red" if insight.errors else ""),
+        "" if insight.p50_change is None else f"p50 ×{insight.p50_change:.2g}",
+    )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.3g} ms"
+
+
+def _breaker(breaker: BreakerStats) -> tuple[str | Text, ...]:
+    style = "" if breaker.state == "closed" else "red"
+    return (
+        breaker.endpoint,
+        breaker.model,
+        Text(breaker.state.replace("_", " "), style=style),
+        str(breaker.requests),
+        str(breaker.failures),
+    )
+
+
+def _used(budget: BudgetStats) -> float:
+    """The part of a budget that is spent, in the unit in which that is more."""
+    pairs = ((budget.tokens, budget.limit.tokens), (budget.cost, budget.limit.cost))
+    return max((spent / limit if limit else 1.0 for spent, limit in pairs if limit is not None), default=0.0)
+
+
+def _budget(budget: BudgetStats) -> tuple[str | Text, ...]:
+    tokens, cost = budget.limit.tokens, budget.limit.cost
+    return (
+        Text(budget.scope, style="red" if _used(budget) >= 1 else ""),
+        budget.name,
+        f"{budget.tokens:,}" + ("" if tokens is None else f" of {tokens:,}"),
+        f"${budget.cost:.4f}" + ("" if cost is None else f" of ${cost:,g}"),
+        f"{budget.reserved_tokens:,}, ${budget.reserved_cost:.4f}" if budget.reserved_tokens else "",
     )
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.status import Status as Spinner
 
 import dspex
+from dspex.cli.legible import legible, to_output
 from dspex.runtime.stream_command import plain
 from dspex.wire.jsonready import json_ready
 
@@ -77,7 +78,7 @@ class _Lines:
             self.end()
             print("" if alone else f"{delta.field}: ", end="")
             self._field = delta.field
-        print(delta.text, end="", flush=True)
+        print(to_output(delta.text), end="", flush=True)
 
     def beside(self, event: Any) -> None:
         """Say on standard error what happens."""
@@ -93,7 +94,7 @@ class _Lines:
             case _:
                 return
         self.end()
-        self._console.print(said[:200], style="dim")
+        self._console.print(legible(said[:200]), style="dim")
 
     def end(self) -> None:
         """End the line that was begun."""

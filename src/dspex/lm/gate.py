@@ -12,18 +12,15 @@ import asyncio
 import math
 import random
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from itertools import islice
-from weakref import WeakValueDictionary
+from collections import deque
+from collections.abc import Callable
 
-from dspex.lm.limits import Minute, Permit
+from dspex.errors import LMCircuitOpen
+from dspex.lm.breaker import Circuit
+from dspex.lm.limits import Ask, Minute, Permit, Usual
 from dspex.lm.profile import LM
 from dspex.types import Limits
 
-_GATES_KEPT = 1024
-# How many of the oldest are looked at when there are more.
-_LOOKS = 4
 # How much the number of requests under way may grow with each answer after a 429, until it is as before.
 _GROWTH = 0.2
 # Seconds of silence after the first 429 that does not say how long, and the most that they double to.
@@ -31,21 +28,8 @@ _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
 # Seconds for which a provider that was busy, and is asked nothing more, is remembered to have been.
 _REMEMBERED = 60.0
-# Tokens that an answer is expected to have before one has come.
-_FIRST_GUESS = 256
-_NEWEST = 0.1
 #: What a call gets whose profile does not have to ask; it counts for nothing.
 FREE = Permit(0)
-
-
-class Ask:
-    """A running call's request that waits for a permit."""
-
-    __slots__ = ("grant", "tokens")
-
-    def __init__(self, tokens: int, grant: Callable[[Permit], None]) -> None:
-        self.tokens = tokens
-        self.grant = grant
 
 
 class Gate:
@@ -54,21 +38,27 @@ class Gate:
     Args:
         number: Its number in the runtime.
         lm: The profile.
+        tenant: Whose it is; empty for all, or for calls without a tenant.
         on_room: Called when a call that waits might begin.
         on_watch: Called with whether requests have to ask, when that changes for a profile without limits.
+        circuit: The breaker of its endpoint; None without one.
     """
 
     def __init__(
         self,
         number: int,
         lm: LM,
+        tenant: str,
         on_room: Callable[[], None],
         on_watch: Callable[[Gate, bool], None],
+        circuit: Circuit | None = None,
     ) -> None:
+        self.circuit = circuit
         self.number = number
         self.model = lm.model
+        self.tenant = tenant
         self.limits = lm.limits or Limits()
-        self.limited = self.limits != Limits()
+        self.limited = bool(self.limits.numbers)
         self._max_tokens = lm.max_tokens
         self._on_room = on_room
         self._on_watch = on_watch
@@ -82,19 +72,24 @@ class Gate:
         self._cut = 0.0
         self._refusals = 0
         self._paused_until = 0.0
-        self._mean_prompt = 0.0
-        self._mean_answer = 0.0
+        self._usual = Usual()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def watched(self) -> bool:
-        """Whether requests have to ask: there are limits, or the provider was asked too much."""
-        return self.limited or self.slowed
+        """Whether requests have to ask: there are limits, or the provider is busy or left alone."""
+        return self.limited or self.slowed or not (self.circuit is None or self.circuit.is_closed)
+
+    def refusal(self) -> LMCircuitOpen | None:
+        """The error of a request that must not be sent, because its endpoint is left alone."""
+        return None if self.circuit is None else self.circuit.refusal()
 
     @property
     def idle(self) -> bool:
         """Whether forgetting it forgets nothing."""
         if self._in_flight or self._unwatched or self._asks:
+            return False
+        if self.circuit is not None and not self.circuit.is_closed:
             return False
         if self.slowed and time.monotonic() < self._paused_until + _REMEMBERED:
             return False
@@ -114,7 +109,7 @@ class Gate:
     @property
     def shut(self) -> bool:
         """Whether a call that waits could not begin now."""
-        if self._in_flight >= min(self._most, self._window):
+        if self._in_flight >= min(self._most, self._window) or self.refusal() is not None:
             return True
         now = time.monotonic()
         return now < self._paused_until or self._minute.wait(now, 0) > 0
@@ -131,8 +126,7 @@ class Gate:
         """Why it is shut, for people."""
         if self.slowed:
             return "its provider is busy"
-        limits = {name: getattr(self.limits, name) for name in self.limits.__struct_fields__}
-        return ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
+        return ", ".join(f"{name}={limit}" for name, limit in self.limits.numbers.items())
 
     @property
     def slowed(self) -> bool:
@@ -154,14 +148,14 @@ class Gate:
         if not self.watched:
             self._unwatched += 1
             return FREE
-        tokens = self._with_answer(max(size // 4, int(self._mean_prompt)))
-        if self._asks or self._wait(tokens) > 0:
+        tokens = self._with_answer(max(size // 4, int(self._usual.prompt)))
+        if self._asks or self.refusal() is not None or self._wait(tokens) > 0:
             return None
         return self._take(tokens)
 
     def keeps_waiting(self) -> bool:
         """Whether a call could not begin now; if so, ``on_room`` is called when it might."""
-        return self.watched and (bool(self._asks) or self._wait(0) > 0)
+        return self.watched and (bool(self._asks) or self.refusal() is not None or self._wait(0) > 0)
 
     def release(self, permit: Permit) -> None:
         """Take back what ``seat`` gave and no request has used."""
@@ -170,24 +164,35 @@ class Gate:
         else:
             self.settle(permit, sent=None)
 
-    def ask(self, tokens: int, grant: Callable[[Permit], None]) -> Ask:
+    def ask(
+        self,
+        tokens: int,
+        grant: Callable[[Permit], None],
+        refuse: Callable[[LMCircuitOpen], None] = lambda _: None,
+    ) -> Ask:
         """Have ``grant`` called with a permit, at once or when there is one.
 
         Args:
             tokens: Estimated tokens of what is sent.
             grant: Called with the permit.
+            refuse: Called instead when the endpoint is left alone.
         """
-        ask = Ask(self._with_answer(tokens), grant)
+        ask = Ask(self._with_answer(tokens), grant, refuse)
         self._asks.append(ask)
-        self._serve()
+        self.serve()
         return ask
+
+    def refuse_waiting(self) -> None:
+        """The endpoint is left alone: tell those that wait to ask it."""
+        while self._asks and (refusal := self.refusal()) is not None:
+            self._asks.popleft().refuse(refusal)
 
     def withdraw(self, *asks: Ask) -> None:
         """Forget asks that still wait; none of them is granted in between."""
         for ask in asks:
             if ask in self._asks:
                 self._asks.remove(ask)
-        self._serve()
+        self.serve()
 
     def settle(
         self,
@@ -198,6 +203,7 @@ class Gate:
         refused: bool = False,
         retry_after: float | None = None,
         answered: bool = False,
+        status: str = "cancelled",
     ) -> None:
         """Take a permit back.
 
@@ -208,17 +214,20 @@ class Gate:
             refused: Whether the provider said that it is asked too much.
             retry_after: Seconds that it wants to be left alone.
             answered: Whether it has answered.
+            status: ``"ok"``, or the code of the error that the request ended with.
         """
         now = time.monotonic()
         self._in_flight -= 1
+        if self.circuit is not None:
+            self.circuit.ended(status, probe=permit.probe)
         self._minute.settle(permit, sent, now, None if usage is None else sum(usage))
         if usage is not None and answered:
-            self._learn(*usage)
+            self._usual.learn(*usage)
         if refused:
             self.refused(sent or now, retry_after)
         elif answered:
             self._recover()
-        self._serve()
+        self.serve()
 
     def refused(self, sent: float, retry_after: float | None) -> None:
         """The provider has answered 429: wait as long as it says, and ask less at once.
@@ -252,16 +261,15 @@ class Gate:
         self._window += _GROWTH
         if self._window > min(self._most, 2.0 * self._peak):
             self._window, self._peak = math.inf, 0
-            if not self.limited:
+            if not self.watched:
                 self._on_watch(self, False)
 
-    def _with_answer(self, tokens: int) -> int:
-        return tokens + (self._max_tokens or int(self._mean_answer) or _FIRST_GUESS)
+    def answer_of(self, most: int | None = None) -> int:
+        """Tokens that an answer is expected to have; ``most`` is what the request itself allows."""
+        return most or self._max_tokens or self._usual.expected
 
-    def _learn(self, prompt: int, answer: int) -> None:
-        first = not self._mean_prompt
-        self._mean_prompt += (prompt - self._mean_prompt) * (1.0 if first else _NEWEST)
-        self._mean_answer += (answer - self._mean_answer) * (1.0 if first else _NEWEST)
+    def _with_answer(self, tokens: int) -> int:
+        return tokens + self.answer_of()
 
     def _wait(self, tokens: int) -> float:
         """Seconds until a request may be sent; infinity if another one has to end first."""
@@ -275,13 +283,17 @@ class Gate:
 
     def _take(self, tokens: int) -> Permit:
         self._in_flight += 1
-        return self._minute.take(tokens)
+        permit = self._minute.take(tokens)
+        permit.probe = self.circuit is not None and self.circuit.let_through()
+        return permit
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """Give permits to those that ask, in order; when none does, calls may begin."""
+        self.refuse_waiting()
         while self._asks and self._wait(self._asks[0].tokens) <= 0:
             ask = self._asks.popleft()
             ask.grant(self._take(ask.tokens))
+            self.refuse_waiting()
         if not self._asks:
             self._on_room()
 
@@ -296,65 +308,4 @@ class Gate:
 
     def _on_time(self) -> None:
         self._timer = None
-        self._serve()
-
-
-class Gates:
-    """The gates of a runtime. Two LMs that are equal have one.
-
-    A gate that somebody holds, a call in a queue say, is found in any case; others are kept while there is
-    room, and for as long as forgetting them would let too much through.
-
-    Attributes:
-        on_room: Called when a call that waits might begin.
-        on_watch: Called with a gate and whether requests have to ask there, when that changes.
-    """
-
-    def __init__(self) -> None:
-        self.on_room: list[Callable[[], None]] = []
-        self.on_watch: list[Callable[[Gate, bool], None]] = []
-        self._kept: OrderedDict[LM, Gate] = OrderedDict()
-        self._by_lm: WeakValueDictionary[LM, Gate] = WeakValueDictionary()
-        self._by_number: WeakValueDictionary[int, Gate] = WeakValueDictionary()
-        self._next = 1
-
-    def of(self, lm: LM) -> Gate:
-        """The gate of a profile."""
-        gate = self._by_lm.get(lm)
-        if gate is None:
-            gate = Gate(self._next, lm, self._tell_room, self._tell_watch)
-            self._next += 1
-            self._by_lm[lm] = self._by_number[gate.number] = gate
-        self._kept[lm] = gate
-        self._kept.move_to_end(lm)
-        self._forget_oldest()
-        return gate
-
-    def find(self, number: int) -> Gate | None:
-        """The gate of that number, if there is still one."""
-        return self._by_number.get(number)
-
-    def __iter__(self) -> Iterator[Gate]:
-        # Any thread may look: the numbers are compared without running Python code.
-        found = [reference() for reference in self._by_number.valuerefs()]
-        return iter([gate for gate in found if gate is not None])
-
-    def _forget_oldest(self) -> None:
-        too_many = len(self._kept) - _GATES_KEPT
-        for lm, gate in list(islice(self._kept.items(), min(max(0, too_many), _LOOKS))):
-            if not gate.idle:
-                self._kept.move_to_end(lm)
-                continue
-            del self._kept[lm]
-            if gate.slowed and not gate.limited:
-                self._tell_watch(gate, False)
-
-    def _tell_room(self) -> None:
-        # Each pool is the first one in its turn, so that none takes all the room.
-        self.on_room = self.on_room[1:] + self.on_room[:1]
-        for tell in list(self.on_room):
-            tell()
-
-    def _tell_watch(self, gate: Gate, watched: bool) -> None:
-        for tell in self.on_watch:
-            tell(gate, watched)
+        self.serve()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from dspex.errors import LMCircuitOpen
 from dspex.types import Limits
 
 MINUTE = 60.0
 # Seconds that a request may be under way before its provider counts it.
 _TRANSIT = 1.0
+_NEWEST = 0.1
+# Tokens that an answer is expected to have before one has come.
+_FIRST_GUESS = 256
 
 
 @dataclass(eq=False, slots=True)
@@ -19,9 +24,47 @@ class Permit:
 
     Attributes:
         tokens: What the request is expected to cost.
+        probe: Whether it is the one that tries an endpoint which was left alone.
     """
 
     tokens: int
+    probe: bool = False
+
+
+class Ask:
+    """A running call's request that waits for a permit."""
+
+    __slots__ = ("grant", "refuse", "tokens")
+
+    def __init__(
+        self, tokens: int, grant: Callable[[Permit], None], refuse: Callable[[LMCircuitOpen], None]
+    ) -> None:
+        self.tokens = tokens
+        self.grant = grant
+        self.refuse = refuse
+
+
+class Usual:
+    """What requests of one LM usually cost, the latest counting most.
+
+    Attributes:
+        prompt: Tokens sent; 0.0 before the first answer.
+        answer: Tokens generated.
+    """
+
+    def __init__(self) -> None:
+        self.prompt = self.answer = 0.0
+
+    @property
+    def expected(self) -> int:
+        """Tokens that an answer is expected to have."""
+        return int(self.answer) or _FIRST_GUESS
+
+    def learn(self, prompt: int, answer: int) -> None:
+        """Take note of what one has cost."""
+        share = _NEWEST if self.prompt else 1.0
+        self.prompt += (prompt - self.prompt) * share
+        self.answer += (answer - self.answer) * share
 
 
 class Minute:

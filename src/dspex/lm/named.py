@@ -9,10 +9,10 @@ from dspex.errors import DspexError, InvalidOption
 from dspex.lm import providers
 from dspex.lm.profile import LM
 from dspex.settings import Settings
-from dspex.types import Limits, Retry
+from dspex.types import Breaker, Limits, Retry
 
 # Options that are a table in a file and an object in code.
-_OBJECTS = {"limits": Limits, "retry": Retry}
+_OBJECTS = {"breaker": Breaker, "limits": Limits, "retry": Retry}
 
 
 def from_settings(settings: Settings) -> dict[str, LM]:
@@ -45,7 +45,7 @@ def _make(name: str, settings: Settings, made: dict[str, LM], asking: tuple[str,
 
 def _lm(options: dict[str, Any], chain: tuple[str, ...]) -> LM:
     for key, kind in _OBJECTS.items():
-        if key in options:
+        if options.get(key) is not None:
             options[key] = kind(**options[key])
     second = options.get("extraction_lm")
     if second in chain:

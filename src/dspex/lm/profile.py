@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +13,14 @@ from dspex import checks
 from dspex.errors import InvalidOption, LMNotConfigured, UnknownProvider
 from dspex.lm import connection, providers, secrets
 from dspex.lm.providers import Provider
-from dspex.types import Connection, Limits, LMSpec, Retry
+from dspex.types import Breaker, Connection, Limits, LMSpec, Retry, without_password
 
 _ADAPTERS = ("auto", "chat", "json", "xml", "two_step")
 # What belongs to the connection has parameters of its own; a provider would only refuse these.
 _NOT_PARAMS = frozenset(
     {
         *("api_base", "azure_ad_token_provider", "custom_llm_provider", "headers", "messages", "model_type"),
-        *("provider", "cache", "fallbacks", "num_retries"),
+        *("provider", "num_retries"),
     }
 )
 # What they are called here, where it is something.
@@ -53,10 +54,19 @@ class LM:
             import path of an engine of your own (a class whose objects have DSPy's
             ``complete(Request) -> Response``, sync or async), for gateways that speak no known protocol.
         schema: Whether the model enforces a JSON schema; None asks DSPy's table of models.
+        cache: Whether answers are kept and given again to who asks the same: True, False, or the path of a
+            file in which they outlive the process. None keeps those of calls whose ``temperature`` the
+            caller has set to 0 himself.
         limits: How much may be asked of it, by all workers together; None is no limit.
         retry: How one request is tried again.
+        fallbacks: LMs, profiles or models that are asked instead, one after the other, when this one does not
+            answer. Their own fallbacks do not count.
+        breaker: When an endpoint that fails again and again is left alone for a while; None never.
         **params: Further request parameters, as the provider names them, and options of the connection:
             ``extra_headers``, ``extra_query``, and those that the table of providers lists.
+
+    Attributes:
+        slow_references: The key and the options that take time to look up; ``secrets.Keys`` does it.
 
     Raises:
         InvalidOption: A value is not one that the option takes.
@@ -76,8 +86,11 @@ class LM:
         extraction_lm: LM | None = None,
         engine: str | None = None,
         schema: bool | None = None,
+        cache: bool | str | Path | None = None,
         limits: Limits | None = None,
         retry: Retry = Retry(),  # noqa: B008 (it is frozen)
+        fallbacks: Iterable[LM | str] = (),
+        breaker: Breaker | None = Breaker(),  # noqa: B008 (it is frozen)
         **params: Any,
     ) -> None:
         checks.text("engine", engine)
@@ -120,14 +133,27 @@ class LM:
         self.adapter = adapter
         self.extraction_lm = extraction_lm
         self.schema = schema
+        self.cache = _checked_cache(cache)
         self.limits = _checked_limits(limits)
         self.retry = _checked_retry(retry)
+        self.fallbacks = _checked_fallbacks(fallbacks)
+        self.breaker = _checked_breaker(breaker)
         self._key = self._encoded()
+        # Asked for at each call; nothing of an LM changes once it is made.
+        said = [self.api_key, *connection.texts(self.connection)]
+        self.slow_references: list[secrets.Secret] = [
+            secret for secret in said if secret is not None and secrets.takes_time(secret)
+        ]
 
     @property
     def is_local(self) -> bool:
         """Whether it is the embedded model."""
         return self.model == "local" or self.model.startswith("local:")
+
+    @property
+    def endpoint(self) -> str:
+        """Where it is asked, for people: its address, or its provider where that has its own."""
+        return without_password(self.base_url) if self.base_url else self.model.partition("/")[0]
 
     @property
     def local_path(self) -> str | None:
@@ -142,6 +168,7 @@ class LM:
 
     def _encoded(self) -> bytes:
         fields = {name: value for name, value in vars(self).items() if name != "extraction_lm"}
+        fields["fallbacks"] = [lm._key if isinstance(lm, LM) else lm for lm in self.fallbacks]
         if callable(self.api_key):
             fields["api_key"] = ["function", id(self.api_key)]  # it lives as long as this LM
         second = self.extraction_lm._key if self.extraction_lm else None
@@ -195,12 +222,6 @@ class LM:
             return providers.find(self.model.partition("/")[0])
         except UnknownProvider:
             return None
-
-    @property
-    def slow_references(self) -> list[secrets.Secret]:
-        """The key and the options that take time to look up; ``secrets.Keys`` does it."""
-        said = [self.api_key, *connection.texts(self.connection)]
-        return [secret for secret in said if secret is not None and secrets.takes_time(secret)]
 
     def fetch_key(self, found: Mapping[secrets.Secret, str] = MappingProxyType({})) -> str | None:
         """The key to send, looked up now; None where none is needed.
@@ -319,13 +340,27 @@ def _checked_model(model: object, *, known: bool) -> str:
     return model
 
 
+def _checked_cache(cache: Any) -> bool | str | None:
+    if cache is None or isinstance(cache, bool):
+        return cache
+    if not isinstance(cache, str | Path) or not str(cache).strip() or "\0" in str(cache):
+        raise checks.refuse("cache", "True, False, or the path of a file", cache)
+    try:
+        Path(cache).expanduser()
+    except RuntimeError as error:
+        raise InvalidOption(f"cache={str(cache)!r}: {error}", details={"option": "cache"}) from None
+    return str(cache)
+
+
 def _checked_limits(limits: Any) -> Limits | None:
     if limits is None:
         return None
     if not isinstance(limits, Limits):
         raise checks.refuse("limits", "Limits(...)", limits)
-    for name in limits.__struct_fields__:
-        checks.whole_number(name, getattr(limits, name), 1, optional=True, owner="Limits")
+    for name, number in limits.numbers.items():
+        checks.whole_number(name, number, 1, owner="Limits")
+    if not isinstance(limits.across_tenants, bool):
+        raise checks.refuse("across_tenants", "True or False", limits.across_tenants, "Limits")
     return limits
 
 
@@ -336,3 +371,27 @@ def _checked_retry(retry: Any) -> Retry:
     checks.number("wait", retry.wait, what="a number of seconds", owner="Retry")
     checks.number("max_wait", retry.max_wait, what="a number of seconds", owner="Retry")
     return retry
+
+
+def _checked_fallbacks(fallbacks: Any) -> tuple[LM | str, ...]:
+    wants = "a list of LMs, of names of profiles, or of models"
+    if isinstance(fallbacks, str | LM) or not isinstance(fallbacks, Iterable):
+        raise checks.refuse("fallbacks", wants, fallbacks)
+    checked = tuple(fallbacks)
+    for one in checked:
+        if not isinstance(one, LM) and (not isinstance(one, str) or not one):
+            raise checks.refuse("fallbacks", wants, one)
+    return checked
+
+
+def _checked_breaker(breaker: Any) -> Breaker | None:
+    if breaker is None:
+        return None
+    if not isinstance(breaker, Breaker):
+        raise checks.refuse("breaker", "a Breaker, or None", breaker)
+    checks.whole_number("failures", breaker.failures, 1, owner="Breaker")
+    if not 0 < (checks.number("share", breaker.share, owner="Breaker") or 0.0) <= 1:
+        raise checks.refuse("share", "above 0 and at most 1", breaker.share, "Breaker")
+    for name in ("window", "pause"):
+        checks.number(name, getattr(breaker, name), 0.001, what="a number of seconds", owner="Breaker")
+    return breaker

@@ -13,7 +13,7 @@ import msgspec
 from dspex.errors import InvalidOption, LMNotConfigured
 from dspex.lm.profile import LM
 from dspex.lm.secrets import is_reference
-from dspex.types import Limits, LMReference, Retry
+from dspex.types import Breaker, Limits, LMReference, Retry
 
 _HELD = 10_000
 # Request parameters that hold no secret; any other may, and its LM is held in memory.
@@ -101,10 +101,20 @@ def _options(lm: LM) -> dict[str, Any] | None:
     options |= {name: value for name in _OPTIONS if (value := getattr(lm, name)) is not None}
     if lm.api_key is not None:
         options["api_key"] = lm.api_key
+    if lm.cache is not None:
+        options["cache"] = lm.cache
     if lm.limits is not None:
         options["limits"] = msgspec.to_builtins(lm.limits)
     if lm.retry != Retry():
         options["retry"] = msgspec.to_builtins(lm.retry)
+    if lm.breaker != Breaker():
+        options["breaker"] = None if lm.breaker is None else msgspec.to_builtins(lm.breaker)
+    if lm.fallbacks:
+        # One with a key has it in the memory of this process only, and so has this LM.
+        others = [one if isinstance(one, str) else _options(one) for one in lm.fallbacks]
+        if None in others:
+            return None
+        options["fallbacks"] = others
     if lm.params:
         options["params"] = lm.params
     if lm.extraction_lm is not None:
@@ -121,6 +131,10 @@ def _made(options: Mapping[str, Any]) -> LM:
     for name, kind in (("limits", Limits), ("retry", Retry)):
         if name in given:
             given[name] = msgspec.convert(given[name], kind)
+    if given.get("breaker") is not None:
+        given["breaker"] = msgspec.convert(given["breaker"], Breaker)
+    if "fallbacks" in given:
+        given["fallbacks"] = [one if isinstance(one, str) else _made(one) for one in given["fallbacks"]]
     if "extraction_lm" in given:
         given["extraction_lm"] = _made(given["extraction_lm"])
     return LM(**given, **params)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dspex.errors import NotAllowed
 from dspex.pool.work import Work
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import Chunk, Credit, ToolCall, ToolResult
+from dspex.wire.messages import Chunk, Credit, Spans, ToolCall, ToolResult
 
 
 class CallbackRoute:
@@ -76,3 +76,11 @@ class CallbackRoute:
         if chunk.kind == "delta":
             work.repeatable = False  # what its caller has read cannot be taken back
         work.flow.came(chunk)
+
+    # Traces
+
+    def traced(self, message: Spans) -> None:
+        """The worker tells what went on in a call."""
+        work = self._in_flight.get(message.call)
+        if work is not None and work.trace is not None:
+            work.trace.came(message.spans)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from dspex.errors import DspexError
+from dspex.errors import DspexError, PythonTimeout, WorkerLost
 from dspex.pool import endings
 from dspex.pool.handle import WorkerHandle
 from dspex.pool.queue import Queue
@@ -98,6 +98,10 @@ class Dispatch:
         """Take note that a call has ended, which may have waited."""
         self._queue.leave(work)
 
+    def all_waiting(self) -> list[Work]:
+        """All that wait; they stay."""
+        return self._queue.all()
+
     def drain(self) -> list[Work]:
         """All that wait; nobody does afterwards."""
         return self._queue.drain()
@@ -130,12 +134,15 @@ class Dispatch:
             worker.start(work, seat)
         except Exception as error:  # noqa: BLE001 (too large, or text that is no UTF-8: it was not sent)
             worker.not_started(work)
-            self.stopped(work)
-            self._end(work, endings.not_sent(error))
+            refusal = endings.not_sent(error)
+            self.stopped(work, refusal.code)
+            self._end(work, refusal)
 
-    def stopped(self, work: Work) -> None:
-        """No worker runs a call any more that one ran."""
+    def stopped(self, work: Work, error: str | None = None) -> None:
+        """No worker runs a call any more that one ran; with the code of why, if it has not answered."""
         work.worker = None
+        if work.trace is not None:
+            work.trace.stopped(error)
         work.stop_callbacks()
         self._shares.give_back(work)
         self._rate.ended(time.monotonic())
@@ -161,5 +168,5 @@ class Dispatch:
         works = list(worker.in_flight.values())
         worker.in_flight.clear()
         for work in works:
-            self.stopped(work)
+            self.stopped(work, PythonTimeout.code if work.overdue else WorkerLost.code)
         return works

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
-import msgspec
-
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.lm.limits import Permit
 from dspex.pool.callbacks import CallbackRoute
 from dspex.pool.introductions import Introductions
@@ -19,13 +18,13 @@ from dspex.pool.work import Work
 from dspex.pool.zygote_client import Forkling
 from dspex.process import forks
 from dspex.process.group import kill_group, reap_group
+from dspex.telemetry.logs import named
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
 from dspex.wire.messages import (
     NOTHING,
     PROTOCOL,
     Beat,
-    Call,
     Cancel,
     Chunk,
     Fault,
@@ -36,6 +35,7 @@ from dspex.wire.messages import (
     Ready,
     Result,
     Shutdown,
+    Spans,
     ToolCall,
     Watch,
     read_from_worker,
@@ -126,6 +126,8 @@ class WorkerHandle:
         self._permits = WorkerPermits(gates, self._channel.send)
         self._route = CallbackRoute(self.in_flight, self._channel.send, listener.strayed)
         self._knows = Introductions(gates, self._channel.send)
+        for output in forkling.outputs:
+            output.of_calls(self.whose)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._kill_in(_START_LIMIT, "start", f"not ready within {_START_LIMIT:g} s")
         forks.guard(self)
@@ -164,6 +166,10 @@ class WorkerHandle:
         """How many of its calls still wait for their end."""
         return sum(not work.ended for work in self.in_flight.values())
 
+    def whose(self) -> dict[str, Any]:
+        """The calls that it runs, as a line about it has them."""
+        return named([work.request_id for work in self.in_flight.values()])
+
     def is_warm(self, fingerprint: bytes) -> bool:
         """Whether it has this program built, as far as known here."""
         return self._knows.has_program(fingerprint)
@@ -183,35 +189,16 @@ class WorkerHandle:
         work.number, work.worker = number, self
         seat = 0
         if work.gate is not None and permit is not None:
-            seat = self._permits.give_seat(number, work.gate, permit)
+            seat = self._permits.give_seat(number, work.gate, permit, asks=work.purse is not None)
         self._knows.introduce(work, self.in_flight.values())
         work.attempts += 1
         work.started = time.monotonic()
-        blob, args = None, NOTHING
-        if isinstance(work.args, Blob):
-            try:
-                blob = work.args.copy()
-            except OSError:  # no descriptor is free: slower, but it goes
-                args = msgspec.Raw(work.args.read())
-        else:
-            args = msgspec.Raw(work.args)
         credit = self._route.begun(self.number, number, work)
-        self._channel.send(
-            Call(
-                number,
-                work.command,
-                work.deadline,
-                args,
-                msgspec.Raw(work.program),
-                work.fingerprint,
-                work.lm_number,
-                seat,
-                work.debug,
-                credit,
-            ),
-            blob,
-        )
+        trace = "" if work.trace is None else work.trace.begun(self.number, self.pid)
+        self._channel.send(*work.message(seat, credit, trace))
         work.unsent = self._channel.gone
+        if work.said is not None:
+            self._told.started(self, work)
 
     def not_started(self, work: Work) -> None:
         """A call could not be sent after all."""
@@ -328,10 +315,10 @@ class WorkerHandle:
                 self._leave_if_done()
             case Chunk():
                 self._route.told(message)
-            case LmDone():
-                self._permits.done(message, self.in_flight.get(message.call))
-            case LmAsk():
-                self._permits.asked(message)
+            case Spans():
+                self._route.traced(message)
+            case LmDone() | LmAsk():
+                self._on_request(message)
             case ToolCall():
                 self._route.asked(message, blob)
             case Beat():
@@ -349,6 +336,15 @@ class WorkerHandle:
                     self._kill_in(None)
                     self.idle_since = time.monotonic()
                     self._told.ready(self)
+
+    def _on_request(self, message: LmDone | LmAsk) -> None:
+        work = self.in_flight.get(message.call)
+        if isinstance(message, LmAsk):
+            self._permits.asked(message, work)
+            return
+        self._permits.done(message, work)
+        if message.record is not None:
+            self._told.requested(message.record)
 
     def _on_channel_end(self, reason: str | None) -> None:
         # The end of the channel is not by itself the sign of death, and a death is not by itself the

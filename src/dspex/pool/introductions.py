@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from dspex.lm.gate import Gates
+from dspex.lm.gates import Gates
 from dspex.pool.work import Work
 from dspex.wire.messages import DropLM, Message, UseLM, Watch
 

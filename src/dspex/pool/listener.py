@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dspex.pool.work import Work
+from dspex.types import LMRequest
 from dspex.wire.blobs import Blob
 from dspex.wire.messages import Fault, Result
 
@@ -24,6 +25,8 @@ class Listener:
         draining: It takes no more calls.
         dead: It is dead; its exit status, negative for a signal, None when unknown.
         writable: Its channel takes calls again.
+        started: It was given a call.
+        requested: An LM request of a call of its has ended.
         strayed: It wanted a function called, or told something, for a call that has ended, or what one gave
             came too late.
     """
@@ -33,4 +36,6 @@ class Listener:
     draining: Callable[[WorkerHandle], None]
     dead: Callable[[WorkerHandle, int | None], None]
     writable: Callable[[], None]
+    started: Callable[[WorkerHandle, Work], None]
+    requested: Callable[[LMRequest], None]
     strayed: Callable[[], None]

@@ -10,6 +10,8 @@ import asyncio
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from dspex.process import forks
 
@@ -37,6 +39,7 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self._extra: dict[str, object] = {"worker": worker, "pid": None, "stream": stream}
         self._log = logging.getLogger("dspex.output")
+        self._whose: Callable[[], dict[str, Any]] = dict
         self._partial = b""
         self.tail: deque[str] = deque(maxlen=_TAIL)
         os.set_blocking(descriptor, False)
@@ -46,6 +49,10 @@ class Output:
     def belongs_to(self, pid: int) -> None:
         """Name the process in the records that follow."""
         self._extra["pid"] = pid
+
+    def of_calls(self, whose: Callable[[], dict[str, Any]]) -> None:
+        """Have the records that follow name the calls that the worker runs."""
+        self._whose = whose
 
     def _read(self) -> bool:
         try:
@@ -68,7 +75,8 @@ class Output:
     def _emit(self, line: bytes) -> None:
         text = line.decode(errors="backslashreplace")
         self.tail.append(text)
-        self._log.info("%s", text, extra=self._extra)
+        if self._log.isEnabledFor(logging.INFO):
+            self._log.info("%s", text, extra=self._extra | self._whose())
 
     def read_to_end(self) -> None:
         """Take what a dead process had still written, then close.

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from dspex.errors import DspexError, PoolClosed, PythonTimeout, from_wire
-from dspex.lm.gate import Gate, Gates
+from dspex.lm.gate import Gate
+from dspex.lm.gates import Gates
 from dspex.pool import endings
 from dspex.pool.deadlines import Deadlines
 from dspex.pool.dispatch import Dispatch
 from dspex.pool.handle import WorkerHandle
-from dspex.pool.lifespan import Lifespan, most_data
+from dspex.pool.lifespan import Lifespan
 from dspex.pool.listener import Listener
 from dspex.pool.losses import Verdict, judge
 from dspex.pool.stats import PoolStats, WorkerStats
 from dspex.pool.supervise import Supervisor
 from dspex.pool.tally import Tally
+from dspex.pool.terms import terms
 from dspex.pool.work import Done, Work
 from dspex.pool.zygote_client import Forkling, Zygote
 from dspex.process import limits
 from dspex.settings import PoolOptions, Settings
-from dspex.telemetry.events import Event, PoolClosing, WorkerDraining
-from dspex.types import SandboxRules
+from dspex.telemetry.events import CallStarted, Event, PoolClosing, WorkerDraining
+from dspex.types import LMRequest
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import ENVELOPE, Fault, Result, WorkerOptions
+from dspex.wire.messages import ENVELOPE, Fault, Result
 from dspex.wire.payloads import discard
 
 
@@ -44,6 +47,7 @@ class LocalPool:
         emit: Told of every change of state.
         companion: Gives the pool where a call that may have killed its worker runs alone; None is this one.
         learn: Told what each worker that is ready says of its DSPy.
+        requested: Told of each LM request that has ended, with the pool's name.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class LocalPool:
         emit: Callable[[Event], None],
         companion: Callable[[], LocalPool] | None = None,
         learn: Callable[[msgspec.Raw], None] | None = None,
+        requested: Callable[[str, LMRequest], None] = lambda *_: None,
     ) -> None:
         self.name = name
         self._options = options
@@ -66,6 +71,7 @@ class LocalPool:
         self._gates = gates
         gates.on_room.append(self._on_room)
         gates.on_watch.append(self._on_watch)
+        gates.on_refusal.append(self._on_refusal)
         self._emit = emit
         self._companion = companion
         self._learn = learn
@@ -75,20 +81,9 @@ class LocalPool:
         self._closed = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        worker_options = WorkerOptions(
-            self._slots,
-            list(settings.allow_modules),
-            settings.max_payload,
-            settings.max_result,
-            isolated=options.isolation == "call",
-            max_memory=most_data(options.max_rss, self._slots),
-            show_unsendable=settings.show_unsendable,
-            sandbox=SandboxRules(
-                settings.sandbox_seconds, settings.sandbox_memory, local=settings.allow_local_interpreter
-            ),
-        )
         size = options.size(limits.cores())
-        self._supervisor = Supervisor(self, options, size, zygote, worker_options, emit)
+        told = terms(options, settings, self._slots)
+        self._supervisor = Supervisor(self, options, size, zygote, told, emit)
         self._dispatch = Dispatch(options, self._slots, self._supervisor, self.end)
         self._listener = Listener(
             ready=self._on_ready,
@@ -96,6 +91,8 @@ class LocalPool:
             draining=self._on_draining,
             dead=self._on_death,
             writable=self._dispatch.pump,
+            started=self._on_start,
+            requested=partial(requested, name),
             strayed=self._tally.strayed,
         )
 
@@ -103,6 +100,10 @@ class LocalPool:
         if self._learn is not None:
             self._learn(worker.installed)
         self._supervisor.on_ready(worker)
+
+    def _on_start(self, worker: WorkerHandle, work: Work) -> None:
+        assert work.said is not None
+        self._emit(CallStarted(**work.said, worker=worker.number, attempt=work.attempts))
 
     def start(self) -> None:
         """Start its workers; returns at once."""
@@ -134,6 +135,8 @@ class LocalPool:
         work.pool, work.tally = self, self._tally
         work.reruns_left = self._options.max_reruns
         self._tally.begin()
+        if work.trace is not None:
+            work.trace.waits()
         try:
             self._admit(work)
         except DspexError as error:
@@ -152,6 +155,16 @@ class LocalPool:
     def capacity(self) -> int:
         """How many calls its workers run at once when there are as many of them as there may be."""
         return self._supervisor.most * self._slots
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it has neither workers nor calls."""
+        return not self._supervisor.workers and not self._tally.unfinished
+
+    def take_over(self, closed: LocalPool) -> None:
+        """Count the calls and the ends of workers of a pool that is no more."""
+        self._tally.add(closed._tally)
+        self._supervisor.restarts.update(closed._supervisor.restarts)
 
     def stats(self) -> PoolStats:
         """How it stands."""
@@ -189,6 +202,7 @@ class LocalPool:
         self._closed = True
         self._gates.on_room.remove(self._on_room)
         self._gates.on_watch.remove(self._on_watch)
+        self._gates.on_refusal.remove(self._on_refusal)
         for work in self._dispatch.drain():
             self.end(work, endings.closed(self.name))
         for worker in self._supervisor.workers.values():
@@ -205,6 +219,9 @@ class LocalPool:
             raise work.timed_out(killed=False)
         if self._supervisor.unhealthy is not None:
             raise endings.unhealthy_again(self._supervisor.unhealthy)
+        refusal = work.refusal()
+        if refusal is not None:
+            raise refusal
         begins = self._dispatch.begins(work)
         if not begins and self._dispatch.is_full(work):
             raise endings.saturated(self.name, len(self._dispatch), self.retry_after())
@@ -223,6 +240,12 @@ class LocalPool:
             self.end(work, endings.unhealthy_again(self._supervisor.unhealthy))
         else:
             work.started = None
+            if work.trace is not None:
+                work.trace.waits()
+            refusal = work.refusal()
+            if refusal is not None:  # nobody would tell it later
+                self.end(work, refusal)
+                return
             self._deadlines.arm(work)
             self._dispatch.put_back(work)
 
@@ -246,6 +269,13 @@ class LocalPool:
     def _on_watch(self, gate: Gate, watched: bool) -> None:
         for worker in self._supervisor.workers.values():
             worker.watch(gate.number, on=watched)
+
+    def _on_refusal(self) -> None:
+        """An endpoint is left alone, or a budget is spent: who waits for it need not wait any longer."""
+        for work in self._dispatch.all_waiting():
+            refusal = None if work.ended else work.refusal()
+            if refusal is not None:
+                self.leave_queue(work, refusal)
 
     # The ends of a call
 
@@ -288,7 +318,7 @@ class LocalPool:
             if blob is not None:
                 blob.close()
             return
-        self._dispatch.stopped(work)
+        self._dispatch.stopped(work, answer.error["code"] if isinstance(answer, Fault) else None)
         if isinstance(answer, Result):
             queued = (work.started or work.admitted) - work.admitted
             value = answer.value if blob is None else blob

@@ -103,6 +103,9 @@ class _Lines:
                 found += len(line)
         return found
 
+    def all(self) -> list[Work]:
+        return [work for line in self._lines.values() for work in line if not work.ended]
+
     def take_all(self) -> list[Work]:
         lines = [work for line in self._lines.values() for work in line]
         for work in lines:
@@ -199,6 +202,10 @@ class Queue:
         """About how many could begin if slots were free; those whose LM may not be asked now could not."""
         found = self._interactive.waiting_for_slot() + self._batch.waiting_for_slot()
         return min(found, self._waiting)
+
+    def all(self) -> list[Work]:
+        """All that wait; they stay."""
+        return [*self._interactive.all(), *self._batch.all()]
 
     def drain(self) -> list[Work]:
         """All that wait, a line after the other; the queue is empty afterwards."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from dspex.lm.cache import CacheStats
+from dspex.types import Budget
+
 
 class WorkerStats(msgspec.Struct, frozen=True):
     """One worker.
@@ -70,6 +73,7 @@ class LMStats(msgspec.Struct, frozen=True):
         requests: Requests of the last 60 seconds.
         tokens: Their tokens, those that are under way by their estimates.
         slowed: Whether its provider said that it is asked too much, and has not recovered yet.
+        tenant: Whose limits these are; empty for all, or for calls without a tenant.
     """
 
     model: str
@@ -78,6 +82,51 @@ class LMStats(msgspec.Struct, frozen=True):
     requests: int
     tokens: int
     slowed: bool
+    tenant: str = ""
+
+
+class BreakerStats(msgspec.Struct, frozen=True):
+    """The circuit breaker of one endpoint and model.
+
+    Attributes:
+        endpoint: The address, or the provider's name.
+        model: The model.
+        state: ``closed`` (requests go), ``open`` (none does) or ``half_open`` (one tries).
+        requests: Requests that ended in its window.
+        failures: How many of them failed.
+        retry_after: Seconds until a request may try; None when one may now.
+    """
+
+    endpoint: str
+    model: str
+    state: str
+    requests: int
+    failures: int
+    retry_after: float | None
+
+
+class BudgetStats(msgspec.Struct, frozen=True):
+    """One budget of which something was spent, or may be.
+
+    Attributes:
+        scope: ``session``, ``tenant`` or ``day``.
+        name: The tenant, or the session's id; empty for none.
+        day: The UTC day that it holds for; None when it is for no day.
+        limit: How much may be spent.
+        tokens: Tokens that were.
+        cost: US dollars that were.
+        reserved_tokens: Tokens that requests under way are expected to cost.
+        reserved_cost: The same in US dollars.
+    """
+
+    scope: str
+    name: str
+    day: str | None
+    limit: Budget
+    tokens: int
+    cost: float
+    reserved_tokens: int
+    reserved_cost: float
 
 
 class RuntimeStats(msgspec.Struct, frozen=True):
@@ -86,7 +135,13 @@ class RuntimeStats(msgspec.Struct, frozen=True):
     Attributes:
         pools: Its pools by name.
         lms: The LMs whose requests have to ask.
+        cache: The cache of answers.
+        breakers: The circuit breakers of the endpoints that were asked.
+        budgets: The budgets of sessions, tenants and days that were drawn on.
     """
 
     pools: dict[str, PoolStats]
     lms: list[LMStats] = []
+    cache: CacheStats = CacheStats(0, 0, 0, 0)
+    breakers: list[BreakerStats] = []
+    budgets: list[BudgetStats] = []

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextvars import Context
 from typing import Protocol
 
 from dspex.errors import DspexError, PoolUnhealthy
@@ -120,7 +121,8 @@ class Supervisor:
         if self._closing:
             return
         for _ in range(self._missing()):
-            task = asyncio.create_task(self._start_one(cause))
+            # Not in the context of the call that needs it: a worker outlives that, and runs others.
+            task = asyncio.create_task(self._start_one(cause), context=Context())
             self._starting.add(task)
             task.add_done_callback(self._started)
 
@@ -280,6 +282,7 @@ class Supervisor:
         _log.log(
             logging.DEBUG if planned else logging.WARNING,
             "worker %d (pid %d) is gone: %s", worker.number, worker.pid, reason,
+            extra=worker.whose(),
         )  # fmt: skip
         if not worker.was_ready:
             self._failed(f"worker {worker.number} died before it was ready: {reason}")

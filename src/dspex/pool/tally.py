@@ -23,6 +23,17 @@ class Tally:
         self._done = asyncio.Event()
         self._done.set()
 
+    @property
+    def unfinished(self) -> int:
+        """How many have not ended."""
+        return self._unfinished
+
+    def add(self, other: Tally) -> None:
+        """Count what another one has counted, all of which has ended."""
+        self.calls += other.calls
+        self.ends += other.ends
+        self.late_replies += other.late_replies
+
     def begin(self) -> None:
         """A call is made."""
         self.calls += 1

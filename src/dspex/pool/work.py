@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from dspex.errors import PythonTimeout
+from dspex.errors import DspexError, PythonTimeout
+from dspex.lm.budget import Purse
 from dspex.lm.gate import Gate
 from dspex.lm.limits import Permit
-from dspex.types import LMRequest, LMSpec
+from dspex.types import FallenBack, LMRequest, LMSpec, SpanRecord
 from dspex.wire.blobs import Blob
-from dspex.wire.messages import Chunk, ToolCall, ToolResult
+from dspex.wire.messages import NOTHING, Call, Chunk, ToolCall, ToolResult
 from dspex.wire.payloads import Payload
 
 if TYPE_CHECKING:
@@ -68,6 +69,31 @@ class Flow(Protocol):
     def came(self, chunk: Chunk) -> None:
         """The worker has told something."""
 
+    def again(self, why: str) -> None:
+        """The call is given to a worker once more, and this is why."""
+
+
+class Trace(Protocol):
+    """Who traces a call. Used on the pool's loop, which it must never hold up.
+
+    Attributes:
+        content: Whether spans are to have what was said.
+    """
+
+    content: bool
+
+    def waits(self) -> None:
+        """The call waits for a worker."""
+
+    def begun(self, worker: int, pid: int) -> str:
+        """A worker has it; gives what that worker's spans belong in, as W3C's ``traceparent``."""
+
+    def came(self, records: Sequence[SpanRecord]) -> None:
+        """Its worker has told of spans."""
+
+    def stopped(self, error: str | None) -> None:
+        """Its worker runs it no more: it has answered, or failed with this code."""
+
 
 class Lane(NamedTuple):
     """One tenant's calls with one LM.
@@ -92,6 +118,9 @@ class Done:
         attempts: How many workers it was given to.
         queued: Seconds that it waited for a slot.
         seconds: How long the worker ran it.
+        cached: Whether it came from the cache: then no worker had it, and no LM was asked.
+        model: The model that had given an answer from the cache.
+        fallbacks: The LMs that did not answer before the one that did.
     """
 
     value: msgspec.Raw | Blob
@@ -100,6 +129,9 @@ class Done:
     attempts: int
     queued: float
     seconds: float
+    cached: bool = False
+    model: str | None = None
+    fallbacks: tuple[FallenBack, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +154,10 @@ class Work:
         debug: Whether its answer is to have the messages of its LM requests.
         callbacks: Its caller's functions; None when it has none to call.
         flow: Where its chunks go; None of a call that does not stream.
+        purse: The budgets that its LM requests are paid from; None without any.
+        trace: Who traces it; None when nobody does.
+        said: What events say of it; None when nobody wants to hear that a worker has it.
+        request_id: Its name in log lines; empty of what no caller has asked for.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -152,6 +188,10 @@ class Work:
     debug: bool = False
     callbacks: Callbacks | None = None
     flow: Flow | None = None
+    purse: Purse | None = None
+    trace: Trace | None = None
+    said: Mapping[str, Any] | None = None
+    request_id: str = ""
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
@@ -191,6 +231,46 @@ class Work:
     def ended(self) -> bool:
         """Whether it has had its one end."""
         return self.future.done()
+
+    def refusal(self) -> DspexError | None:
+        """Why it must not begin: its LM is left alone, or a budget is spent; None when it may."""
+        refusal: DspexError | None = None if self.gate is None else self.gate.refusal()
+        if refusal is None and self.purse is not None:
+            refusal = self.purse.refusal()
+        return refusal
+
+    def message(self, seat: int, credit: int | None, trace: str) -> tuple[Call, Blob | None]:
+        """What tells a worker to run it, with the blob that goes beside.
+
+        Args:
+            seat: Number of the permit for its first LM request; 0 is none.
+            credit: How many deltas it may send at first; None of a call that does not stream.
+            trace: What its spans belong in, as W3C's ``traceparent``; empty when nobody traces it.
+        """
+        blob, args = None, NOTHING
+        if isinstance(self.args, Blob):
+            try:
+                blob = self.args.copy()
+            except OSError:  # no descriptor is free: slower, but it goes
+                args = msgspec.Raw(self.args.read())
+        else:
+            args = msgspec.Raw(self.args)
+        call = Call(
+            self.number,
+            self.command,
+            self.deadline,
+            args,
+            msgspec.Raw(self.program),
+            self.fingerprint,
+            self.lm_number,
+            seat,
+            self.debug,
+            credit,
+            self.purse is not None,
+            trace,
+            self.trace is not None and self.trace.content,
+        )
+        return call, blob
 
     def stop_callbacks(self) -> None:
         """No worker waits for its caller's functions any more."""

@@ -275,7 +275,14 @@ class Bridge:
             args = await astore(args)
         try:
             whose = prepared.caller
-            work = Work(prepared.name, args, prepared.deadline, tenant=whose.tenant, batch=whose.batch)
+            work = Work(
+                prepared.name,
+                args,
+                prepared.deadline,
+                tenant=whose.tenant,
+                batch=whose.batch,
+                request_id=prepared.request_id,
+            )
             return await pool.execute(work)
         except DspexError as error:
             raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)

@@ -7,12 +7,12 @@ import contextvars
 import logging
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from dspex.errors import DspexError, LMAuth, LMNotConfigured, PythonError, PythonTimeout
+from dspex.errors import DspexError, PythonError
 from dspex.pool.pool import LocalPool
 from dspex.pool.work import Done, Flow, Work
 from dspex.program import described, forms, prompt
@@ -24,14 +24,16 @@ from dspex.program.toolspec import CallersTool
 from dspex.runtime import typed
 from dspex.runtime.encoded import Programs
 from dspex.runtime.functions import Functions
-from dspex.runtime.models import Models, Resolved
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import specify
 from dspex.runtime.tools import CallTools
 from dspex.types import LMRequest, LMSpec, Usage
 from dspex.wire.blobs import Blob
-from dspex.wire.payloads import Payload, astore, discard, encode_arguments, take
+from dspex.wire.payloads import Payload, encode_arguments, take
 from dspex.wire.values import WireError
+
+if TYPE_CHECKING:
+    from dspex.telemetry.spans import CallSpans
 
 _log = logging.getLogger("dspex.runtime")
 
@@ -39,7 +41,9 @@ _log = logging.getLogger("dspex.runtime")
 class PoolFor(Protocol):
     """Chooses a pool for a call."""
 
-    def __call__(self, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool: ...
+    def __call__(
+        self, lm: LMSpec | None = None, *, isolated: bool = False, tenant: str = ""
+    ) -> LocalPool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,9 @@ class Prepared:
         content: The output that is the answer's one text; None where only the answer tells.
         one_output: Whether it is known to have no other.
         flow: Where what it tells while it runs goes; None when nobody listens.
+        said: What events say of it; None when nobody wants to hear that a worker has it.
+        trace: Its spans; None when nobody traces it.
+        works: What pools were given of it so far.
     """
 
     question: Question
@@ -125,13 +132,16 @@ class Prepared:
     content: str | None = None
     one_output: bool = False
     flow: Flow | None = None
+    said: Mapping[str, Any] | None = None
+    trace: CallSpans | None = None
+    works: list[Work] = field(default_factory=list)
 
     def callbacks(self, functions: Functions) -> CallTools | None:
         """What a worker may ask of its caller while it runs this; on the runtime's loop."""
         if not self.tools:
             return None
         context = self.context or contextvars.copy_context()
-        return CallTools(self.tools, functions, context, self.loop, self.largest, self.request_id)
+        return CallTools(self.tools, functions, context, self.loop, self.largest, self.request_id, self.trace)
 
 
 def prepare(
@@ -199,81 +209,6 @@ def prepare(
     )
 
 
-async def send(prepared: Prepared, pool_for: PoolFor, models: Models, functions: Functions) -> Done:
-    """Take a prepared question through the pool, on the runtime's loop. Its inputs are let go of.
-
-    Args:
-        prepared: The question.
-        pool_for: The pool whose workers can ask an LM, and its companion for calls that run alone.
-        models: The runtime's models.
-        functions: Where the caller's tools run.
-
-    Raises:
-        DspexError: Whatever went wrong, with ``request_id`` set.
-    """
-    try:
-        stored = prepared.inputs
-        inputs = await astore(stored) if isinstance(stored, list) else stored
-        try:
-            return await _ask(prepared, inputs, pool_for, models, prepared.callbacks(functions))
-        finally:
-            discard(inputs)
-    except DspexError as error:
-        raise error.for_request(prepared.request_id)  # noqa: B904 (it is the same error)
-
-
-async def _ask(
-    prepared: Prepared, inputs: Payload, pool_for: PoolFor, models: Models, callbacks: CallTools | None
-) -> Done:
-    """Ask with the LM's key, and once more if it was refused and has been renewed meanwhile."""
-    alone = not prepared.shared
-
-    def work(lm: Resolved | None) -> Work:
-        number, spec, gate = (0, None, None) if lm is None else (lm.number, lm.spec, lm.gate)
-        return Work(
-            "execute_module",
-            inputs,
-            prepared.question.deadline,
-            prepared.program,
-            prepared.fingerprint,
-            number,
-            spec,
-            gate,
-            tenant=prepared.question.caller.tenant,
-            batch=prepared.question.caller.batch,
-            repeatable=prepared.repeatable,
-            debug=prepared.question.debug,
-            callbacks=callbacks,
-            flow=prepared.flow,
-            admitted=prepared.started,
-        )
-
-    try:
-        lm = await _in_time(models, prepared.question, prepared.started)
-    except LMNotConfigured as refusal:
-        if prepared.needs_lm:
-            raise
-        try:
-            return await pool_for(None, isolated=alone).execute(work(None))
-        except LMNotConfigured:
-            raise refusal from None  # it did ask one, and this one says what is missing
-    first = work(lm)
-    try:
-        return await pool_for(lm.spec, isolated=alone).execute(first)
-    except LMAuth as refusal:
-        # A function or a file may give another key by now.
-        newer = await _in_time(models, prepared.question, prepared.started, refused=lm.spec.secrets)
-        if newer.spec.secrets == lm.spec.secrets or not first.repeatable:
-            raise
-        _log.info("the key of %s was refused and has changed since: asking again", lm.spec.asked)
-        done = await pool_for(newer.spec, isolated=alone).execute(work(newer))
-        return replace(done, requests=[*_requests_of(refusal), *done.requests])
-
-
-def _requests_of(error: DspexError) -> list[LMRequest]:
-    return msgspec.convert(error.details.get("requests", []), list[LMRequest])
-
-
 def read(prepared: Prepared, done: Done) -> Answer:
     """The answer, decoded on the thread that asked.
 
@@ -306,21 +241,3 @@ def read_value(value: msgspec.Raw | Blob, types: Mapping[str, type], request_id:
         raise PythonError(f"what the worker returned cannot be read: {error}").for_request(
             request_id
         ) from error
-
-
-async def _in_time(
-    models: Models, question: Question, started: float, *, refused: Collection[str] = ()
-) -> Resolved:
-    """The call's LM; the embedded one may have to start, a key to be fetched, within the call's deadline."""
-    if question.deadline is None or not models.may_wait(question.lm):
-        return await models.resolve(question.lm, refused=refused)
-    try:
-        async with asyncio.timeout(question.deadline - time.monotonic()):
-            return await models.resolve(question.lm, refused=refused)
-    except TimeoutError:
-        elapsed = time.monotonic() - started
-        raise PythonTimeout(
-            f"the LM was not ready within the call's {elapsed:.3g} s: the local model takes longer at first "
-            "(open the runtime with lm='local'), and so may a key that a function gives",
-            details={"phase": "queued", "elapsed": round(elapsed, 3), "killed": False},
-        ) from None

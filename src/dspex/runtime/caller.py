@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dspex import checks
+from dspex.types import Budget
 
 Priority = Literal["interactive", "batch"]
 _LONGEST = 200
@@ -18,13 +19,15 @@ class Caller:
     Attributes:
         tenant: The tenant's name; empty when nobody said.
         batch: Whether interactive calls go first.
+        budget: What the call may spend; None is what the settings say.
     """
 
     tenant: str = ""
     batch: bool = False
+    budget: Budget | None = None
 
 
-def caller(tenant: str | None, priority: Priority) -> Caller:
+def caller(tenant: str | None, priority: Priority, budget: Budget | None = None) -> Caller:
     """The caller that these options of a call name.
 
     Raises:
@@ -33,7 +36,7 @@ def caller(tenant: str | None, priority: Priority) -> Caller:
     if priority not in {"interactive", "batch"}:
         raise checks.refuse("priority", "'interactive' or 'batch'", priority)
     check_tenant(tenant)
-    return Caller(tenant or "", priority == "batch")
+    return Caller(tenant or "", priority == "batch", None if budget is None else checks.budget(budget))
 
 
 def check_tenant(tenant: str | None) -> None:

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dspex.errors import DspexError, PoolClosed, PoolUnhealthy
+from dspex.lm.breaker import Circuit
 from dspex.lm.named import from_settings
 from dspex.lm.profile import LM
 from dspex.pool.pool import LocalPool
-from dspex.pool.stats import LMStats, RuntimeStats
+from dspex.pool.stats import BreakerStats, LMStats, RuntimeStats
 from dspex.pool.zygote_client import ZygoteClient
 from dspex.program.installed import Catalogue
 from dspex.runtime import named
+from dspex.runtime.budgets import Budgets
+from dspex.runtime.cached import Caches
 from dspex.runtime.functions import Functions
 from dspex.runtime.mcp import Servers
 from dspex.runtime.models import Models, as_lm, find
 from dspex.runtime.modules import Modules, Signatures
+from dspex.runtime.observed import requested
 from dspex.runtime.open_turns import OpenTurns
 from dspex.runtime.pools import DEFAULT_POOL, DEFAULTS, MakeZygote, Pools
 from dspex.runtime.presence import Presence
 from dspex.runtime.programs import Programs
 from dspex.runtime.sessions import Sessions
+from dspex.runtime.standing import standing
 from dspex.runtime.storage import Storage
 from dspex.settings import PoolOptions, Settings
+from dspex.telemetry import logs
 from dspex.telemetry.bus import Bus
+from dspex.telemetry.events import BreakerChanged, CallFinished
+from dspex.telemetry.insights import WINDOW, Insights
+from dspex.telemetry.otel import Tracing
+from dspex.telemetry.prometheus import HEARD, Metrics
 from dspex.types import LMSpec
 
 _log = logging.getLogger("dspex.runtime")
@@ -47,8 +59,15 @@ _KEPT = (
     "max_variable",
     "history_turns",
     "history_tokens",
+    "cache_ttl",
+    "cache_size",
+    "cache_file_size",
     "max_sessions",
     "max_sessions_per_tenant",
+    "telemetry",
+    "traces",
+    "trace_content",
+    "log",
     "pools",
 )
 
@@ -77,12 +96,22 @@ class Core:
     ) -> None:
         self.bus = Bus()
         self.settings = settings
+        self.tracing = Tracing(settings.traces, content=settings.trace_content)
+        self.metrics = Metrics(self.bus, lambda: standing(self.stats()))
+        self.insights = Insights()
+        if settings.telemetry:
+            self.bus.listen(self.metrics.hear, HEARD)
+            self.bus.listen(self.insights.hear, [CallFinished])
+        self.bus.listen(logs.hear, [CallFinished], logs.hears)
         self._given = (lm, dict(lms or {}))
         self.models = Models(self.settings.local_model, self.bus)
         self.models.replace(*self._profiles(self.settings))
         named.check(self.settings)
+        self.caches = Caches(settings, self.bus)
         self.catalogue = Catalogue()
         self.storage = Storage(settings.store if store is None else store)
+        self.budgets = Budgets(lambda: self.settings, self.storage, self.models.gates, self.bus)
+        self.models.gates.on_circuit.append(self._on_circuit)
         self.sessions = Sessions(self.storage, lambda: self.settings, self.bus)
         self.turns = OpenTurns(self.sessions)
         self.programs = Programs(self.sessions)
@@ -91,10 +120,18 @@ class Core:
         self.servers = Servers(self.functions)
         self.signatures = Signatures(self.settings.allow_modules)
         options = self.settings.pools_over(DEFAULTS, pools or {})
+        # It ends also when this is never opened, or what follows raises.
+        self._stop_logging = weakref.finalize(self, logs.opened(settings.log))
         self._pools = Pools(
-            options, self.settings, self.models.gates, self.bus.emit, zygote, self.catalogue.learn
+            options,
+            self.settings,
+            self.models.gates,
+            self.bus.emit,
+            zygote,
+            self.catalogue.learn,
+            partial(requested, self.bus),
         )
-        self._presence = Presence(self.stats, self.settings.python)
+        self._presence = Presence(self.stats, lambda: self.insights.over(WINDOW), self.settings.python)
         self._warming: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -105,6 +142,9 @@ class Core:
         """The default LM, and all profiles: those of the settings under those of the runtime."""
         given, lms = self._given
         named = {**from_settings(settings), **{name: as_lm(lm) for name, lm in lms.items()}}
+        for profile in named.values():
+            for other in profile.fallbacks:
+                find(other, named)  # a wrong name is told now, and not when the first LM fails
         default = settings.default_lm if given is None else given
         try:
             if default is not None:
@@ -185,27 +225,41 @@ class Core:
             # No error until a call needs it, which then gets its own.
             _log.info("the default LM is not ready: %s", error.message)
 
-    def pool(self, name: str, lm: LMSpec | None = None, *, isolated: bool = False) -> LocalPool:
+    def pool(
+        self, name: str, lm: LMSpec | None = None, *, isolated: bool = False, tenant: str = ""
+    ) -> LocalPool:
         """The pool of that name, or its sibling that can run such a call.
 
         Args:
             name: As the caller wrote it.
             lm: The call's LM; some need workers of their own.
             isolated: Whether the call has to have a worker for itself.
+            tenant: Whose call it is.
 
         Raises:
             InvalidOption: There is none.
         """
-        return self._pools.get(name, litellm=lm is not None and lm.needs_litellm, isolated=isolated)
+        litellm = lm is not None and lm.needs_litellm
+        return self._pools.get(name, litellm=litellm, isolated=isolated, tenant=tenant)
 
     def stats(self) -> RuntimeStats:
         """How everything stands."""
         lms = [
-            LMStats(gate.model, gate.in_flight, gate.waiting, *gate.last_minute(), gate.slowed)
+            LMStats(gate.model, gate.in_flight, gate.waiting, *gate.last_minute(), gate.slowed, gate.tenant)
             for gate in self.models.gates
             if gate.watched
         ]
-        return RuntimeStats({pool.name: pool.stats() for pool in self._pools}, lms)
+        breakers = [
+            BreakerStats(c.endpoint, c.model, c.state, *c.counted(), c.opens_in)
+            for c in self.models.gates.circuits.all()
+        ]
+        pools = {pool.name: pool.stats() for pool in self._pools}
+        return RuntimeStats(pools, lms, self.caches.stats, breakers, self.budgets.stats())
+
+    def _on_circuit(self, circuit: Circuit, cause: str) -> None:
+        self.bus.emit(
+            BreakerChanged(endpoint=circuit.endpoint, model=circuit.model, state=circuit.state, cause=cause)
+        )
 
     async def aclose(self, *, drain: bool = False, timeout: float | None = 30.0) -> None:
         """End all workers, zygotes and models; what was still running fails with ``pool_closed``.
@@ -257,8 +311,11 @@ class Core:
         await self.servers.aclose()
         await self.functions.aclose()
         await self.models.aclose()
+        await self.caches.aclose()
         await self.turns.aclose()
+        await self.budgets.aclose()
         await self.sessions.aclose()
         await self.storage.aclose()
         await self.bus.aclose()
+        self._stop_logging()
         self._closed.set()

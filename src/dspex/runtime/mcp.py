@@ -9,8 +9,9 @@ import importlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
-from dspex.errors import DspexError, InvalidOption, LMNotConfigured, PythonTimeout, ToolError
+from dspex.errors import DspexError, InvalidOption, LMNotConfigured, PythonTimeout, ToolError, hidden
 from dspex.lm import secrets
 from dspex.pool.zygote_client import Preparation
 from dspex.program.toolspec import CallersTool, from_json_schema
@@ -24,6 +25,8 @@ T = TypeVar("T")
 # Seconds that a server has to start and to say what it has, where the call has no deadline.
 _START_LIMIT = 60.0
 _CLOSE_LIMIT = 3.0
+# Characters of the shortest value that may be a key; a shorter one is a word such as "true".
+_KEY = 8
 
 
 class _Server:
@@ -42,6 +45,7 @@ class _Server:
         self._life: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._broken = False
+        self._secrets: list[str] = []
 
     async def tools(self) -> list[Any]:
         """What it has, as it told when it was started."""
@@ -61,8 +65,8 @@ class _Server:
         except Exception as error:  # noqa: BLE001 (whatever the client meets, its server did not answer)
             if self._process is None or self._process.ended:
                 self._broken = True  # it is started, or reached, anew by whoever comes next
-            raise ToolError(f"the {self._server!r} did not answer: {_innermost(error)}") from None
-        return _content(result)
+            raise ToolError(f"the {self._server!r} did not answer: {self._said(error)}") from None
+        return _content(result, self._secrets)
 
     async def _reached(self) -> Any:
         async with self._lock:
@@ -111,12 +115,16 @@ class _Server:
         server = self._server
         self._process = None
         if server.command is not None:
-            env = {**Preparation().environment(), **await _fetched(server.env, "env")}
-            self._process = MCPProcess(list(server.command), env, server.cwd)
+            given = await _fetched(server.env, "env")
+            self._secrets = _secrets(server.env, given)
+            env = {**Preparation().environment(), **given}
+            self._process = MCPProcess(list(server.command), env, server.cwd, self._secrets)
             return mcp.Client(self._process)
         http = await _import("mcp.client.streamable_http")
         utils = await _import("mcp.shared._httpx_utils")
-        client = utils.create_mcp_http_client(headers=await _fetched(server.headers, "headers"))
+        headers = await _fetched(server.headers, "headers")
+        self._secrets = [*_secrets(server.headers, headers), *_in_address(server.url or "")]
+        client = utils.create_mcp_http_client(headers=headers)
         await stack.enter_async_context(client)
         return mcp.Client(http.streamable_http_client(server.url, http_client=client))
 
@@ -125,9 +133,12 @@ class _Server:
             return error
         said = f"; it said: {' | '.join(self._process.said)}" if self._process and self._process.said else ""
         return ToolError(
-            f"the {self._server!r} was not reached: {_innermost(error)}{said}",
+            f"the {self._server!r} was not reached: {self._said(error)}{said}",
             details={"server": repr(self._server)},
         )
+
+    def _said(self, error: BaseException) -> str:
+        return hidden.from_text(_innermost(error), self._secrets)
 
     async def close(self) -> None:
         """End it, or leave it."""
@@ -189,6 +200,7 @@ class Servers:
             tool.name in server.idempotent,
             server.fatal,
             server.approve is not None,
+            mcp=True,
         )
 
         async def call(**arguments: Any) -> Any:
@@ -266,7 +278,17 @@ async def _fetched(given: Mapping[str, str], where: str) -> dict[str, str]:
     return found
 
 
-def _content(result: Any) -> Any:
+def _secrets(given: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """What is not to be shown: what references stand for, and what is long enough to be a key itself."""
+    return [value for name, value in found.items() if value != given[name] or len(value) >= _KEY]
+
+
+def _in_address(url: str) -> list[str]:
+    parts = urlsplit(url)
+    return [text for text in (parts.password, *(value for _, value in parse_qsl(parts.query))) if text]
+
+
+def _content(result: Any, secrets: Sequence[str]) -> Any:
     """What DSPy makes of a result: its text, the one or all of them, or else its other parts.
 
     Raises:
@@ -275,7 +297,7 @@ def _content(result: Any) -> Any:
     texts = [part.text for part in result.content if part.type == "text"]
     said = texts[0] if len(texts) == 1 else texts
     if result.is_error:
-        raise RuntimeError(f"Failed to call a MCP tool: {said}")
+        raise RuntimeError(hidden.from_text(f"Failed to call a MCP tool: {said}", secrets))
     return said or [part.model_dump(mode="json") for part in result.content if part.type != "text"]
 
 

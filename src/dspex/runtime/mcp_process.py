@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from dspex.errors import hidden
 from dspex.process.group import kill_group
 from dspex.process.lifeline import Lifeline
 from dspex.process.spawn import boot_command
@@ -29,16 +30,20 @@ class MCPProcess:
         command: The program and its arguments.
         env: Its whole environment.
         cwd: Where it is started; None is here.
+        hides: What is not to be shown of what it says.
 
     Attributes:
         ended: Whether it says nothing more.
         said: The last lines of its standard error.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: str | None) -> None:
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: str | None, hides: Sequence[str] = ()
+    ) -> None:
         self._command = list(command)
         self._env = dict(env)
         self._cwd = cwd
+        self._hides = hides
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline = Lifeline()
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,4 +146,4 @@ class MCPProcess:
         assert self._process.stderr is not None
         with contextlib.suppress(ValueError):  # a line without an end
             while line := await self._process.stderr.readline():
-                yield line.decode(errors="replace").rstrip()
+                yield hidden.from_text(line.decode(errors="replace").rstrip(), self._hides)

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dspex.errors import InvalidOption, LMNotConfigured
-from dspex.lm.gate import Gate, Gates
+from dspex.lm.gate import Gate
+from dspex.lm.gates import Gates
 from dspex.lm.local import LocalModel
 from dspex.lm.profile import LM, LOCAL_SLOTS
 from dspex.lm.reference import References
@@ -53,7 +54,9 @@ class Models:
         self.gates = Gates()
         self.references = References()
         self._locals: dict[str | None, LocalModel] = {}
-        self._numbers: OrderedDict[tuple[LM, str | None, str | None, Connection], Resolved] = OrderedDict()
+        self._numbers: OrderedDict[tuple[LM, str, str | None, str | None, Connection], Resolved] = (
+            OrderedDict()
+        )
         self._next = 1
         self._keys = Keys()
 
@@ -86,6 +89,16 @@ class Models:
             )
         return self.find(default)
 
+    def in_turn(self, lm: LM | str | None) -> list[LM]:
+        """The LM that a caller means, and those that are asked when it does not answer.
+
+        Raises:
+            InvalidOption: One of them is none.
+            LMNotConfigured: None was given and there is no default.
+        """
+        first = self.find(lm)
+        return [first, *(self.find(other) for other in first.fallbacks)]
+
     def stored(self, lm: LM | str) -> LMReference:
         """An LM as a session or a program stores it.
 
@@ -113,11 +126,14 @@ class Models:
         both = (profile, profile.extraction_lm or profile)
         return any(one.is_local or one.slow_references for one in both)
 
-    async def resolve(self, lm: LM | str | None, *, refused: Collection[str] = ()) -> Resolved:
+    async def resolve(
+        self, lm: LM | str | None, tenant: str = "", *, refused: Collection[str] = ()
+    ) -> Resolved:
         """The LM as a worker needs it.
 
         Args:
             lm: What the caller named.
+            tenant: Whose call it is.
             refused: Keys that a provider has just refused; those that can be fetched again are.
 
         Raises:
@@ -127,29 +143,30 @@ class Models:
         profile = self.find(lm)
         second = None
         if profile.extraction_lm is not None:
-            second = (await self.resolve(profile.extraction_lm, refused=refused)).spec
+            second = (await self.resolve(profile.extraction_lm, tenant, refused=refused)).spec
         if profile.is_local:
             endpoint = await self._local(profile).endpoint()
-            return self._numbered(profile, endpoint.api_key, endpoint.base_url, second)
+            return self._numbered(profile, tenant, endpoint.api_key, endpoint.base_url, second)
         found = {
             secret: await self._keys.fetch(secret, refused=refused) for secret in profile.slow_references
         }
         key = profile.fetch_key(found)
         connection = profile.fetch_connection(key, found)
-        return self._numbered(profile, key, profile.fetch_base_url(), second, connection)
+        return self._numbered(profile, tenant, key, profile.fetch_base_url(), second, connection)
 
     def _numbered(
         self,
         profile: LM,
+        tenant: str,
         key: str | None,
         base_url: str | None,
         second: LMSpec | None,
         connection: Connection = Connection(),  # noqa: B008 (it is frozen)
     ) -> Resolved:
         """What this profile resolved to before, or a new number: another key is another LM."""
-        resolved = (profile, key, base_url, connection)
+        gate = self.gates.of(profile, tenant)
+        resolved = (profile, gate.tenant, key, base_url, connection)
         known = self._numbers.get(resolved)
-        gate = self.gates.of(profile)
         if known is None or known.spec.extraction != second or known.gate is not gate:
             spec = profile.spec(key, base_url, second, connection, gate=gate.number, limited=gate.limited)
             known = Resolved(self._next, spec, gate)

@@ -148,7 +148,12 @@ class OpenTurns:
             closing = replace(how(opened), leased=line is not None)
             return await self._sessions.write(_closes(closing))
         except DspexError as error:
-            _log.warning("the turn of call %s could not be written: %s", request_id, error.message)
+            _log.warning(
+                "the turn of call %s could not be written: %s",
+                request_id,
+                error.message,
+                extra={"request_id": request_id},
+            )
             return False
         finally:
             self._sessions.let_lease(request_id)

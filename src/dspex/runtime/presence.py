@@ -26,6 +26,7 @@ import msgspec
 from dspex.pool.stats import RuntimeStats
 from dspex.process import forks
 from dspex.runtime.rendezvous import connect, directories, listen, open_directory, peer, sockets, sweep
+from dspex.telemetry.insights import Insight
 
 _log = logging.getLogger("dspex.presence")
 _PATIENCE = 1.0  # seconds that a side waits for the other
@@ -43,6 +44,7 @@ class Report(msgspec.Struct, frozen=True):
         dspex: Version of dspex; None when it is not installed as a distribution.
         dspy: Version of DSPy; None when the workers have a Python of their own.
         stats: What ``runtime.stats()`` gives.
+        insights: What ``runtime.insights()`` gives.
     """
 
     pid: int
@@ -52,6 +54,7 @@ class Report(msgspec.Struct, frozen=True):
     dspex: str | None
     dspy: str | None
     stats: RuntimeStats
+    insights: list[Insight] = []
 
 
 class Answers(NamedTuple):
@@ -71,11 +74,18 @@ class Presence:
 
     Args:
         stats: Asked for each report.
+        insights: Asked too.
         workers_python: The interpreter of the workers; None is this process's.
     """
 
-    def __init__(self, stats: Callable[[], RuntimeStats], workers_python: str | None) -> None:
+    def __init__(
+        self,
+        stats: Callable[[], RuntimeStats],
+        insights: Callable[[], list[Insight]],
+        workers_python: str | None,
+    ) -> None:
         self._stats = stats
+        self._insights = insights
         self._same_python = workers_python is None
         self._started = 0.0
         self._directory = -1
@@ -131,6 +141,7 @@ class Presence:
             dspex=_version("dspex"),
             dspy=_version("dspy") if self._same_python else None,
             stats=self._stats(),
+            insights=self._insights(),
         )
 
     async def aclose(self) -> None:

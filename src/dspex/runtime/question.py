@@ -9,13 +9,50 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dspex.errors import DspexError, InvalidOption
+from dspex.lm.budget import Account
 from dspex.lm.profile import LM
 from dspex.program import described
 from dspex.program.importpath import is_path, name_of
 from dspex.runtime.caller import Caller
+from dspex.telemetry import otel
+from dspex.types import Budget
 
 #: The signature of a call that names none.
 DEFAULT_SIGNATURE = "prompt -> response"
+
+
+@dataclass(frozen=True, slots=True)
+class PaidSession:
+    """The session that a call belongs to.
+
+    Attributes:
+        id: Its id.
+        key: Its key in the store.
+        created: When it was made, in seconds since 1970.
+        budget: What it may spend in its life; None is what the settings say.
+        spent: Tokens and US dollars that it has spent.
+    """
+
+    id: str
+    key: int
+    created: float
+    budget: Budget | None
+    spent: tuple[int, float]
+
+
+class OwnBudget:
+    """The budget of one call, whose stages share it."""
+
+    __slots__ = ("_account",)
+
+    def __init__(self) -> None:
+        self._account: Account | None = None
+
+    def account(self, limit: Budget) -> Account:
+        """What the call has spent of it."""
+        if self._account is None:
+            self._account = Account("call", "", "", limit)
+        return self._account
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +75,11 @@ class Question:
         is_last: Whether its outputs are those of the whole call, and not those of a stage before others.
         asked: Monotonic second at which it was asked.
         request_id: The call's name.
+        session: The session that it is a turn of, once that is open; None without one.
+        own: What the call spends of its own budget.
+        session_id: The session that it is a turn of; None without one.
+        stage: Which of several stages it is, from 1 on; 0 of a call that has one only.
+        origin: What its spans belong in: whatever was current where it was asked.
     """
 
     prompt: str | Sequence[Mapping[str, Any]] | None = None
@@ -54,6 +96,11 @@ class Question:
     is_last: bool = True
     asked: float = field(default_factory=time.monotonic)
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    session: PaidSession | None = None
+    own: OwnBudget = field(default_factory=OwnBudget, compare=False)
+    session_id: str | None = None
+    stage: int = 0
+    origin: Any = field(default_factory=otel.current)
 
     def with_default(self, lm: LM | str | None) -> Question:
         """It with an LM, if it names none."""

@@ -16,7 +16,9 @@ from dspex.program.given import Given
 from dspex.program.importpath import is_path
 from dspex.program.signature import Signature
 from dspex.runtime import describe as describing
-from dspex.runtime.call import Answer, Prepared, prepare, read, send
+from dspex.runtime import observed
+from dspex.runtime.asking import Way, send
+from dspex.runtime.call import Answer, Prepared, prepare, read
 from dspex.runtime.core import Core
 from dspex.runtime.describe import Asked
 from dspex.runtime.encoded import Programs
@@ -26,6 +28,7 @@ from dspex.runtime.portal import Portal
 from dspex.runtime.question import DEFAULT_SIGNATURE, Question
 from dspex.runtime.specify import Named, specify
 from dspex.runtime.states import States
+from dspex.runtime.traced import refused, traced
 from dspex.wire.payloads import take
 
 _NOTHING = b"\xc0"
@@ -155,20 +158,41 @@ class Route:
 
     def _prepare(self, found: Found, *, on_loop: bool = False) -> Prepared:
         settings = self._core.settings
-        return prepare(
-            found.question,
-            self._programs,
-            settings.max_payload,
-            users=found.users,
-            declared=found.declared,
-            allow_modules=settings.allow_modules,
-            catalogue=self._core.catalogue,
-            on_loop=on_loop,
-        )
+        try:
+            return prepare(
+                found.question,
+                self._programs,
+                settings.max_payload,
+                users=found.users,
+                declared=found.declared,
+                allow_modules=settings.allow_modules,
+                catalogue=self._core.catalogue,
+                on_loop=on_loop,
+            )
+        except DspexError as error:
+            refused(self._core.tracing, self._name, found.question, error)
+            observed.refused(self._core.bus, self._name, found.question, error)
+            raise
 
     async def _send(self, prepared: Prepared) -> Done:
+        return await observed.observed(self._core.bus, self._name, prepared, self._send_observed)
+
+    async def _send_observed(self, prepared: Prepared) -> Done:
+        return await traced(self._core.tracing, self._name, prepared, self._send_traced)
+
+    async def _send_traced(self, prepared: Prepared) -> Done:
         self._core.pool(self._name)  # a wrong name is told before a model is started
-        return await send(prepared, self._pool_for, self._core.models, self._core.functions)
+        core = self._core
+        way = Way(
+            self._name,
+            self._pool_for,
+            core.models,
+            core.functions,
+            core.caches,
+            core.budgets,
+            core.bus,
+        )
+        return await send(prepared, way)
 
     # Descriptions
 
@@ -260,8 +284,10 @@ class Route:
                 encoded,
                 fingerprint,
                 repeatable=True,
+                request_id=question.request_id,
             )
-            done = await self._pool_for(isolated=not named.shared).execute(work)
+            pool = self._pool_for(isolated=not named.shared, tenant=question.caller.tenant)
+            done = await pool.execute(work)
             built = take(done.value)
         except DspexError as error:
             raise error.for_request(question.request_id)  # noqa: B904 (it is the same error)

@@ -235,7 +235,7 @@ class Sessions:
 
         settings = self._settings()
         limits = Quotas(settings.max_sessions, settings.max_sessions_per_tenant)
-        defaults = {"ttl": TTL, "record": "all", "metadata": b"\x80", "lm": None}
+        defaults = {"ttl": TTL, "record": "all", "metadata": b"\x80", "lm": None, "budget": None}
         made = new_id() if session_id is None else session_id
         return Wanted(tenant, made, anonymous, given, defaults), limits
 

@@ -20,7 +20,8 @@ from dspex.program.spec import Demos
 from dspex.runtime.call import Answer
 from dspex.runtime.question import Question
 from dspex.runtime.steps import Ask, Build, Find, Steps
-from dspex.types import LMReference, LMRequest, Usage
+from dspex.telemetry.otel import Tracing
+from dspex.types import FallenBack, LMReference, LMRequest, Usage
 from dspex.wire.values import decode
 
 if TYPE_CHECKING:
@@ -56,11 +57,14 @@ class Ran:
     @property
     def usage(self) -> Usage:
         """The tokens of all stages."""
-        return sum((answer.usage for answer in self.answers), Usage())
+        first, *others = (answer.usage for answer in self.answers)
+        return sum(others, first)
 
     @property
     def cost(self) -> float | None:
         """US dollars of all stages; None when the price of a request that was answered is unknown."""
+        if len(self.answers) == 1:
+            return self.answers[0].cost
         costs = [request.cost for request in self.requests if request.status == "ok"]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if costs and len(known) == len(costs) else None
@@ -71,9 +75,22 @@ class Ran:
         return sum(answer.done.attempts for answer in self.answers)
 
     @property
+    def fallbacks(self) -> list[FallenBack]:
+        """The LMs that did not answer, of all stages."""
+        return [one for answer in self.answers for one in answer.done.fallbacks]
+
+    @property
     def model(self) -> str | None:
         """The model that answered last."""
-        return next((request.model for request in reversed(self.requests) if request.status == "ok"), None)
+        if self.answers[-1].done.cached:  # what was asked before it has not answered
+            return self.answers[-1].done.model
+        asked = next((request.model for request in reversed(self.requests) if request.status == "ok"), None)
+        return asked or next((answer.done.model for answer in reversed(self.answers)), None)
+
+    @property
+    def cached(self) -> bool:
+        """Whether all of it came from the cache."""
+        return all(answer.done.cached for answer in self.answers)
 
 
 def single(question: Question, default: LM | str | None) -> Steps[Ran]:
@@ -94,12 +111,16 @@ class Stages:
         document: The program.
         tools: The functions among its tools, by name.
         references: Where its LMs are looked up.
+        tracing: Whether and how calls are traced.
     """
 
-    def __init__(self, document: Document, tools: Mapping[str, Any], references: References) -> None:
+    def __init__(
+        self, document: Document, tools: Mapping[str, Any], references: References, tracing: Tracing
+    ) -> None:
         self._document = document
         self._tools = tools
         self._references = references
+        self._tracing = tracing
 
     def run(self, question: Question, default: LM | str | None) -> Steps[Ran]:
         """Run the stages.
@@ -112,6 +133,23 @@ class Stages:
             DspexError: What the first stage that failed ended with; of several ``details`` has its number,
                 ``stage``, and the LM requests of those before it.
         """
+        if len(self._document.stages) == 1:
+            return (yield from self._run(question, default))
+        name = ", ".join(name_of(stage.module) for stage in self._document.stages)
+        with self._tracing.block(
+            question.origin,
+            f"invoke_workflow {name}",
+            {
+                "gen_ai.operation.name": "invoke_workflow",
+                "gen_ai.workflow.name": name,
+                "gen_ai.conversation.id": question.session_id,
+                "dspex.request_id": question.request_id,
+            },
+            question.asked,
+        ) as origin:
+            return (yield from self._run(replace(question, origin=origin), default))
+
+    def _run(self, question: Question, default: LM | str | None) -> Steps[Ran]:
         document, inputs = self._document, question.inputs
         if document.signature is not None:
             signature, inputs = prompt.fill(document.signature, question.prompt, question.inputs)
@@ -163,6 +201,7 @@ class Stages:
             sandbox=stage.sandbox,
             lm=lm,
             is_last=number == len(document.stages) - 1,
+            stage=number + 1 if len(document.stages) > 1 else 0,
         )
 
     def _lm(self, stored: LMReference | None) -> LM | str | None:

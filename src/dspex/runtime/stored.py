@@ -100,7 +100,7 @@ def execute(
     )
     current, document = found
     made = core.programs.made(current.id, document)
-    stages = Stages(document, made.tools, core.models.references)
+    stages = Stages(document, made.tools, core.models.references, core.tracing)
     if current.anonymous:
         ran: Ran = yield from stages.run(question, default)
     else:

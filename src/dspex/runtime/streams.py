@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Seconds that closing waits for the call to have ended.
 _CLOSING = 5.0
+_LOST = "its worker was lost, and it runs again"
 
 
 class LiveCall:
@@ -196,17 +197,23 @@ class _Stage:
         self._number = number
         self._grant: Callable[[int], None] | None = None
         self._left = 0
+        self._again = _LOST
 
     def begun(self, worker: int, grant: Callable[[int], None]) -> int:
         """A worker has it, for the first time or again."""
         if self._grant is None:
             self._feed.put(Started(self.request_id, worker, self._number))
         else:
-            self._feed.put(Status("its worker was lost, and it runs again", self._number))
+            self._feed.put(Status(self._again, self._number))
+        self._again = _LOST
         self._watch.came()
         self._grant = grant
         self._left = WINDOW
         return WINDOW
+
+    def again(self, why: str) -> None:
+        """It is given to a worker once more, and this is why."""
+        self._again = why
 
     def granted(self, more: int) -> None:
         """So many deltas were read."""

@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,9 @@ from dspex.wire.messages import NOTHING, ToolCall, ToolResult
 from dspex.wire.payloads import Payload, discard, store, take
 from dspex.wire.values import encode
 
+if TYPE_CHECKING:
+    from dspex.telemetry.spans import CallSpans
+
 Answer = Callable[[ToolResult, Blob | None], None]
 
 
@@ -32,16 +35,18 @@ class _Run:
         tool: The tool.
         message: Who wants it called.
         answer: Told what it gave.
+        context: The context variables that it sees.
         task: What runs it, if it is async.
         is_over: Whether nobody waits for it any more.
         approval: What its approval said.
         edited: Its arguments, if they were edited.
     """
 
-    __slots__ = ("answer", "approval", "edited", "is_over", "message", "task", "tool")
+    __slots__ = ("answer", "approval", "context", "edited", "is_over", "message", "task", "tool")
 
-    def __init__(self, tool: CallersTool, message: ToolCall, answer: Answer) -> None:
+    def __init__(self, tool: CallersTool, message: ToolCall, answer: Answer, context: Context) -> None:
         self.tool = tool
+        self.context = context
         self.message = message
         self.answer = answer
         self.task: asyncio.Task[None] | None = None
@@ -60,6 +65,7 @@ class CallTools:
         loop: The caller's event loop, for async functions; None where he has none.
         largest: The most bytes that a result may have.
         request_id: The call's name.
+        trace: The call's spans, in which its tools run; None when nobody traces it.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class CallTools:
         loop: asyncio.AbstractEventLoop | None,
         largest: int,
         request_id: str,
+        trace: CallSpans | None = None,
     ) -> None:
         self._tools = tools
         self._functions = functions
@@ -77,6 +84,7 @@ class CallTools:
         self._callers_loop = loop
         self._largest = largest
         self._request_id = request_id
+        self._trace = trace
         self._home = asyncio.get_running_loop()
         self._runs: set[_Run] = set()
 
@@ -88,14 +96,15 @@ class CallTools:
             refusal = NotAllowed(f"the call has no tool {message.tool!r}")
             answer(ToolResult(message.call, message.number, error=refusal.to_wire()), None)
             return True
-        run = _Run(tool, message, answer)
+        context = self._context if self._trace is None else self._trace.entered(self._context, message.span)
+        run = _Run(tool, message, answer, context)
         self._runs.add(run)
         try:
             if _is_async(tool.function) or _is_async(tool.approve):
                 self._start(run, args)
             else:
-                context = self._context.copy()
-                self._functions.threads.run(lambda: context.run(self._in_thread, run, args))
+                own = context.copy()
+                self._functions.threads.run(lambda: own.run(self._in_thread, run, args))
         except ToolError as error:
             discard(args)
             error.details = {**error.details, "tool": tool.spec.name, "fatal": True}
@@ -142,7 +151,7 @@ class CallTools:
         """Go on, or begin, on the loop of the function."""
         loop = run.tool.loop or self._callers_loop or self._functions.loop()
         coroutine = self._on_loop(run, args, **awaited)
-        context = self._context.copy()
+        context = run.context.copy()
 
         def begin() -> None:
             if run.is_over:
@@ -165,13 +174,13 @@ class CallTools:
             arguments = given
             if run.tool.approve is not None:
                 if verdict is None:
-                    verdict = await self._called(run.tool.approve, self._request(run, given))
+                    verdict = await self._called(run, run.tool.approve, self._request(run, given))
                 elif inspect.isawaitable(verdict):
                     verdict = await verdict
                 arguments = _judge(run, verdict, given)
             found = None
             if run.tool.function is not None:
-                found = await self._called(run.tool.function, **run.tool.parsed(arguments))
+                found = await self._called(run, run.tool.function, **run.tool.parsed(arguments))
         except BaseException as error:
             self._failed(run, error)
             if isinstance(error, asyncio.CancelledError) and run.is_over:
@@ -179,17 +188,17 @@ class CallTools:
         else:
             self._returned(run, found)
 
-    async def _called(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    async def _called(self, run: _Run, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """What a function gives that may be async, or may block."""
         if _is_async(function):
             return await function(*args, **named)
-        found = await self._blocking(functools.partial(function, *args, **named))
+        found = await self._blocking(run, functools.partial(function, *args, **named))
         return await found if inspect.isawaitable(found) else found
 
-    def _blocking(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+    def _blocking(self, run: _Run, function: Callable[[], Any]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[Any] = loop.create_future()
-        context = self._context.copy()
+        context = run.context.copy()
 
         def settle(value: Any, error: BaseException | None) -> None:
             if ended.done():

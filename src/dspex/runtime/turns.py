@@ -18,9 +18,9 @@ from dspex.program import forms, prompt
 from dspex.program.fieldtypes import HISTORY
 from dspex.program.importpath import name_of
 from dspex.program.signature import Signature
-from dspex.runtime import history
+from dspex.runtime import budgets, history
 from dspex.runtime.core import Core
-from dspex.runtime.question import DEFAULT_SIGNATURE, Question
+from dspex.runtime.question import DEFAULT_SIGNATURE, PaidSession, Question
 from dspex.runtime.stages import Ran
 from dspex.runtime.steps import Find, OnLoop, Steps
 from dspex.session import shapes
@@ -72,6 +72,7 @@ def in_session(core: Core, place: InSession, question: Question, asked: Asked) -
         StoreError: The turn could not be opened; no LM was asked.
         DspexError: Whatever the call ended with.
     """
+    question = replace(question, session_id=place.session_id)
     try:
         signature = yield from _signature(question)
         turn = _Turn(core, place, question, signature)
@@ -79,7 +80,7 @@ def in_session(core: Core, place: InSession, question: Question, asked: Asked) -
         try:
             try:
                 opened: Opened = yield OnLoop(turn.open)
-                question = yield from turn.with_history(opened)
+                question = replace((yield from turn.with_history(opened)), session=turn.session(opened))
                 ran: Ran = yield from asked(question, turn.default(opened))
                 ended = turn.answered(ran)
             except GeneratorExit:
@@ -155,6 +156,11 @@ class _Turn:
         if opened.lm is None or self._question.lm is not None:
             return self._place.default
         return self._core.models.references.found(msgspec.msgpack.decode(opened.lm, type=LMReference))
+
+    def session(self, opened: Opened) -> PaidSession:
+        """The session as a call is paid from it."""
+        budget = budgets.decoded(opened.budget)
+        return PaidSession(self._place.session_id, opened.session, opened.created, budget, opened.spent)
 
     def with_history(self, opened: Opened) -> Steps[Question]:
         """The question with the session's history, if it wants one."""

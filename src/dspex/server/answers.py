@@ -30,6 +30,13 @@ class Timing(BaseModel):
     total: float
 
 
+class FallenBack(BaseModel):
+    """A model that did not answer, so that another one was asked."""
+
+    model: str
+    code: str = Field(description="The code of its error.")
+
+
 class GenerateResponse(BaseModel):
     """What a program gave."""
 
@@ -42,6 +49,8 @@ class GenerateResponse(BaseModel):
     cost: float | None = Field(description="US dollars; null when a price is not known.")
     timing: Timing
     attempts: int = Field(description="How many workers it was given to.")
+    cached: bool = Field(description="Whether it is an earlier answer to the same, which cost nothing.")
+    fallbacks: list[FallenBack] = Field(description="Models that did not answer, in order.")
     finishes: list[str | None] = Field(description="Why the model stopped, for each request.")
     program_version: int | None = Field(description="Version of the program that ran, where it has versions.")
 
@@ -129,6 +138,9 @@ def body_of(response: Response) -> dict[str, Any]:
         "cost": response.cost,
         "timing": msgspec.to_builtins(response.timing),
         "attempts": response.attempts,
+        "cached": response.cached,
+        # Not what they said: that is about the operator's accounts with them.
+        "fallbacks": [{"model": one.model, "code": one.code} for one in response.fallbacks],
         "finishes": response.finishes,
         "program_version": response.program_version,
     }

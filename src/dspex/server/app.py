@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -19,6 +20,7 @@ from dspex.server import problems
 from dspex.server.asked import Limits
 from dspex.server.context import Context
 from dspex.server.edge import OPEN_PATHS, Edge
+from dspex.server.keys import Keys
 from dspex.server.routes import calls, health, programs, sessions
 
 if TYPE_CHECKING:
@@ -31,19 +33,21 @@ MAX_BODY = 64 * 2**20
 ROUTERS: Sequence[APIRouter] = (calls.router, sessions.router, programs.router, health.router)
 
 
-def _nobody(_request: Request) -> str | None:
-    return None
+def _by_key(request: Request) -> str | None:
+    tenant: str | None = request.scope["state"].get("tenant")
+    return tenant
 
 
 def create_app(
     runtime: Runtime,
     *,
     key: str | None = None,
+    tenant_keys: Mapping[str, str] = MappingProxyType({}),
     timeout: float = 120.0,
     allow_models: bool = False,
     max_body: int = MAX_BODY,
     body_timeout: float = 30.0,
-    tenant_of: Callable[[Request], str | None] = _nobody,
+    tenant_of: Callable[[Request], str | None] = _by_key,
     routers: Sequence[APIRouter] = (),
     opens: bool = True,
 ) -> FastAPI:
@@ -52,14 +56,19 @@ def create_app(
     Args:
         runtime: Runs the calls.
         key: The key that callers have to show; None asks for none.
+        tenant_keys: Keys by tenant: whoever shows one of these is that tenant.
         timeout: The most seconds that a call may take, and what it has when it says nothing.
         allow_models: Whether callers may name models, and not only the profiles of the settings.
         max_body: Bytes that the body of a request may have; never more than the settings' ``max_payload``.
         body_timeout: Seconds within which the body of a request has to come.
-        tenant_of: Gives the tenant of a request.
+        tenant_of: Gives the tenant of a request; else it is the one whose key is shown.
         routers: Routes besides.
         opens: Whether it opens the runtime when it starts and closes it when it stops.
+
+    Raises:
+        InvalidOption: A tenant's name is none, a key is empty, or two are the same.
     """
+    keys = Keys(key, tenant_keys)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -80,7 +89,8 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.dspex = Context(runtime, Limits(timeout, allow_models), tenant_of)
+    limits = Limits(timeout, allow_models, lambda: runtime.core.settings.budgets)
+    app.state.dspex = Context(runtime, limits, tenant_of)
     for router in (*ROUTERS, *routers):
         app.include_router(router)
     app.add_exception_handler(DspexError, _on_error)
@@ -90,8 +100,8 @@ def create_app(
     app.add_exception_handler(Exception, _on_bug)
     # Outermost of what can be added; it is plain ASGI, and not wrapped once more for each request.
     limit = min(max_body, runtime.core.settings.max_payload)
-    app.add_middleware(Edge, key=key, max_body=limit, body_timeout=body_timeout)
-    _document(app, with_key=key is not None)
+    app.add_middleware(Edge, keys=keys, max_body=limit, body_timeout=body_timeout)
+    _document(app, with_key=bool(keys))
     return app
 
 
@@ -155,6 +165,7 @@ async def _on_left(_request: Request, _error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-async def _on_bug(request: Request, _error: Exception) -> Response:
+async def _on_bug(request: Request, error: Exception) -> Response:
+    problems.log_bug(_id(request), error)
     detail = "the server failed; its log has the error under this request id"
     return problems.response(problems.of_status(500, "error", detail, request.url.path, _id(request)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from dspex import types
 from dspex.server.problems import Forbidden
 
+N = TypeVar("N", int, float)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 _QUESTION: Any = {"prompt": "What is the capital of France?", "signature": "question -> answer"}
@@ -29,6 +32,21 @@ class Message(_Request):
 Prompt = str | list[Message]
 
 
+class Budget(_Request):
+    """How much a call may spend: tokens, US dollars, or both."""
+
+    tokens: int | None = Field(None, strict=True, ge=0, le=10**15, description="Sent and generated together.")
+    cost: float | None = Field(
+        None, strict=True, ge=0, le=1e9, allow_inf_nan=False, description="US dollars."
+    )
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.tokens is None and self.cost is None:
+            raise ValueError("a budget has `tokens`, `cost` or both")
+        return self
+
+
 class Call(_Request):
     """What each call takes."""
 
@@ -37,6 +55,9 @@ class Call(_Request):
     lm: Name | None = Field(None, description="Name of a profile of the server's; its default if left out.")
     timeout: Seconds | None = Field(
         None, description="Seconds after which the work is stopped; the server's own limit holds in any case."
+    )
+    budget: Budget | None = Field(
+        None, description="What the call may spend; the server's own budgets hold in any case."
     )
 
     def given(self, limits: Limits) -> dict[str, Any]:
@@ -51,6 +72,7 @@ class Call(_Request):
             "inputs": self.inputs,
             "lm": limits.lm(self.lm),
             "timeout": limits.seconds(self.timeout),
+            "budget": limits.budget(self.budget),
         }
 
 
@@ -156,15 +178,30 @@ class Limits:
     Args:
         timeout: The most seconds that a call may take.
         models: Whether callers may name models, and not only profiles.
+        budgets: Gives the budgets of the settings as they are now, by scope.
     """
 
-    def __init__(self, timeout: float, models: bool = False) -> None:
+    def __init__(
+        self, timeout: float, models: bool, budgets: Callable[[], Mapping[str, types.Budget]]
+    ) -> None:
         self._timeout = timeout
         self._models = models
+        self._budgets = budgets
 
     def seconds(self, asked: float | None) -> float:
         """The deadline of a call."""
         return self._timeout if asked is None else min(asked, self._timeout)
+
+    def budget(self, asked: Budget | None) -> types.Budget | None:
+        """What a call may spend: of what was asked for and what every call may the less; None is the latter.
+
+        In Python a call's own budget is in the place of that of every call. Who asks from elsewhere is not
+        who pays.
+        """
+        if asked is None:
+            return None
+        own = self._budgets().get("call", types.Budget())
+        return types.Budget(_less(asked.tokens, own.tokens), _less(asked.cost, own.cost))
 
     def lm(self, name: str | None) -> str | None:
         """The LM, if it may be named.
@@ -180,6 +217,10 @@ class Limits:
                 details={"option": "lm"},
             )
         return name
+
+
+def _less(asked: N | None, own: N | None) -> N | None:
+    return min((limit for limit in (asked, own) if limit is not None), default=None)
 
 
 def options(given: dict[str, Any] | None) -> dict[str, Any] | None:

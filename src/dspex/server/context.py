@@ -73,7 +73,9 @@ class Context:
 
     def adapter(self, request: Request) -> DSPyAdapter:
         """The adapter of a request's tenant."""
-        tenant = self.tenant(request)
+        return self._adapter(self.tenant(request))
+
+    def _adapter(self, tenant: str | None) -> DSPyAdapter:
         found = self._adapters.get(tenant)
         if found is None:
             found = self._adapters[tenant] = self.runtime.adapter(
@@ -86,15 +88,15 @@ class Context:
         return self._tenant_of(request)
 
     async def named(self, request: Request, name: str) -> NamedProgram | None:
-        """A program of the settings; None where they name none of that name."""
+        """A program of the settings, for a request's tenant; None where they name none of that name."""
         if name not in self.runtime.core.settings.programs:
             return None
         found = self._named.get(name)
         if found is None:
-            made = await self.adapter(request).aprogram(name)
+            made = await self._adapter(None).aprogram(name)
             assert isinstance(made, NamedProgram)
             found = self._named.setdefault(name, made)  # two may have come at once
-        return found
+        return found.having(tenant=self.tenant(request))
 
 
 def _context(request: Request) -> Context:

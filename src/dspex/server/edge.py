@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 import uuid
@@ -15,10 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspex.server import problems
+from dspex.server.keys import Keys
 
 _log = logging.getLogger("dspex.server")
 #: What needs no key: who asks these, a load balancer, has none, and learns nothing but yes or no.
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+#: What is not for tenants: it tells of all of them together.
+_OPERATORS = frozenset({"/metrics"})
 
 
 class Edge:
@@ -26,14 +28,14 @@ class Edge:
 
     Args:
         app: What is behind it.
-        key: The key that callers have to show; None asks for none.
+        keys: What callers have to show.
         max_body: Bytes that the body of a request may have.
         body_timeout: Seconds within which it has to come.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str | None, max_body: int, body_timeout: float) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, max_body: int, body_timeout: float) -> None:
         self._app = app
-        self._key = None if key is None else b"Bearer " + key.encode()
+        self._keys = keys
         self._max_body = max_body
         self._body_timeout = body_timeout
 
@@ -44,7 +46,7 @@ class Edge:
             return
         seen = _Seen(scope, send)
         headers = dict(scope["headers"])
-        refusal = self._refusal(scope["path"], headers, seen.id)
+        refusal = self._refusal(scope, headers, seen.id)
         try:
             if refusal is not None:
                 await problems.response(*refusal)(scope, receive, seen.send)
@@ -54,16 +56,19 @@ class Edge:
             seen.tell()
 
     def _refusal(
-        self, path: str, headers: Mapping[bytes, bytes], request_id: str
+        self, scope: Scope, headers: Mapping[bytes, bytes], request_id: str
     ) -> tuple[dict[str, Any], dict[str, str]] | None:
-        if self._key is not None and path not in OPEN_PATHS:
-            # On bytes: text that is not ASCII cannot be compared in constant time.
-            given = headers.get(b"authorization", b"")
-            scheme, _, shown = given.partition(b" ")
-            if not hmac.compare_digest(scheme.capitalize() + b" " + shown.strip(), self._key):
+        path: str = scope["path"]
+        if self._keys and path not in OPEN_PATHS:
+            known, tenant = self._keys.find(headers.get(b"authorization", b""))
+            if not known:
                 text = "this server wants a key: Authorization: Bearer <key>"
                 said = problems.of_status(401, "unauthorized", text, path, request_id)
                 return said, {"WWW-Authenticate": "Bearer", "Connection": "close"}
+            if tenant is not None and path in _OPERATORS:
+                text = "this is for whoever runs the server; a tenant's key is not enough"
+                return problems.of_status(403, "not_allowed", text, path, request_id), {"Connection": "close"}
+            scope["state"]["tenant"] = tenant
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body:
             text = f"a body of {int(length):,} bytes; the limit is {self._max_body:,}"
@@ -122,6 +127,7 @@ class _Seen:
         if not _log.isEnabledFor(logging.INFO):
             return
         client = self._scope.get("client")
+        seconds = time.monotonic() - self._began
         _log.info(
             "%s %s %s %s %.0f ms %s",
             client[0] if client else "-",
@@ -129,6 +135,12 @@ class _Seen:
             # Not as it was sent: a line end in it would make a line of its own.
             ascii(self._scope["path"])[1:-1],
             self._status or "left",
-            (time.monotonic() - self._began) * 1000,
+            seconds * 1000,
             self.id,
+            extra={
+                "request_id": self.id,
+                "method": self._scope["method"],
+                "status": self._status or None,
+                "seconds": round(seconds, 6),
+            },
         )

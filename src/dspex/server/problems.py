@@ -109,7 +109,7 @@ _SENTENCES: Mapping[str, str] = {
     "python_timeout": "the call did not end in time and was stopped; a larger `timeout` may be asked for",
     "unknown_provider": "no such provider is known here",
     "lm_not_configured": "the language model that was asked for is not set up here; ask whoever runs this",
-    "budget_exceeded": "the call would go over a budget",
+    "budget_exceeded": "the call would go over a budget; `details` say which",
     "not_allowed": "whoever runs this server does not allow what was asked for",
     "pool_saturated": "too many calls wait already; try again later",
     "queue_timeout": "no worker was free in time; try again later",
@@ -193,8 +193,17 @@ def told(error: DspexError) -> tuple[str, dict[str, Any]]:
         if error.code in _OPEN and isinstance(expected := details.get("expected"), str):
             details["expected"] = over_http(expected)
         return _SENTENCES.get(error.code) or over_http(error.message), details
-    so_far = error.details.get("so_far")
-    return _SENTENCES.get(error.code, UNKNOWN), {} if so_far is None else {"so_far": so_far}
+    return _SENTENCES.get(error.code, UNKNOWN), {
+        name: value for name, value in error.details.items() if name in _of_a_budget(error) | {"so_far"}
+    }
+
+
+def _of_a_budget(error: DspexError) -> frozenset[str]:
+    """The details that a caller may know of a budget: how much others have spent is not among them."""
+    if error.code != "budget_exceeded":
+        return frozenset()
+    own = error.details.get("scope") == "call"
+    return frozenset({"scope", "unit", "limit", "spent"} if own else {"scope", "unit"})
 
 
 def _few(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +229,10 @@ def of_error(error: DspexError, instance: str, request_id: str | None) -> dict[s
         instance,
         error.request_id or request_id,
         retryable=error.retryable,
-        retry_after=_wait(status, error.retry_after),
+        # Who comes again in a second for a budget that is spent would do so all day.
+        retry_after=error.retry_after
+        if error.code == "budget_exceeded"
+        else _wait(status, error.retry_after),
         details=json_ready(details),
     )
 
@@ -228,7 +240,17 @@ def of_error(error: DspexError, instance: str, request_id: str | None) -> dict[s
 def log(problem: Mapping[str, Any], error: DspexError) -> None:
     """Write down what the caller is not told, under the id that he is."""
     if problem["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR or problem["detail"] == UNKNOWN:
-        _log.warning("%s: %s: %s", problem["request_id"], error.code, error.message)
+        name = problem["request_id"]
+        said = {"request_id": name, "code": error.code, "status": problem["status"]}
+        _log.warning("%s: %s: %s", name, error.code, error.message, extra=said)
+
+
+def log_bug(request_id: str | None, error: Exception) -> None:
+    """Write down a fault of the server itself."""
+    kind = type(error).__name__
+    _log.error(
+        "%s: the server failed: %s", request_id, kind, exc_info=error, extra={"request_id": request_id}
+    )
 
 
 def of_status(

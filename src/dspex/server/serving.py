@@ -138,7 +138,7 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> Generator[N
             signal.signal(number, earlier)
 
 
-def check_address(host: str, key: str | None) -> None:
+def check_address(host: str, key: object) -> None:
     """Refuse to be asked from elsewhere without a key.
 
     Raises:

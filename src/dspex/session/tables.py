@@ -65,6 +65,9 @@ sessions = Table(
     Column("record", Text, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
     Column("lm", LargeBinary),
+    Column("budget", LargeBinary),  # MessagePack of dspex.types.Budget
+    Column("spent_tokens", BigInteger, nullable=False, server_default="0"),  # of its budget
+    Column("spent_cost", Double, nullable=False, server_default="0"),
     Column("turns", Integer, nullable=False, server_default="0"),  # the number of the last one
     Column("answered", Integer, nullable=False, server_default="0"),
     Column("failed", Integer, nullable=False, server_default="0"),
@@ -78,6 +81,17 @@ sessions = Table(
     Column("lease_until", Double),
     UniqueConstraint("tenant", "id"),
     Index(None, "expires"),
+)
+
+#: What was spent of the budgets of tenants (``scope`` is ``tenant``) and of all (``day``), each UTC day.
+spent = Table(
+    "dspex_spent",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("day", Text, primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost", Double, nullable=False),
 )
 
 programs = Table(

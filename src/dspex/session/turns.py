@@ -83,6 +83,9 @@ class Opened(NamedTuple):
         kept: Whether its inputs are kept, and not only their shapes.
         lm: The session's LM, as it is stored.
         history: The answered turns before it, the latest first.
+        created: When the session was made, in seconds since 1970.
+        budget: Its budget, as it is stored.
+        spent: Tokens and US dollars that were spent of it.
     """
 
     session: int
@@ -91,6 +94,9 @@ class Opened(NamedTuple):
     kept: bool
     lm: bytes | None
     history: list[Past]
+    created: float = 0.0
+    budget: bytes | None = None
+    spent: tuple[int, float] = (0, 0.0)
 
 
 # Statements are made once: to make one takes longer than to run it.
@@ -108,7 +114,10 @@ _OPEN = (
         or_(sessions.c.expires.is_(None), sessions.c.expires > _NOW),
     )
     .values(turns=sessions.c.turns + 1, used=_NOW, expires=_OPENED)
-    .returning(sessions.c.key, sessions.c.turns, sessions.c.record, sessions.c.lm)
+    .returning(
+        *(sessions.c[name] for name in ("key", "turns", "record", "lm")),
+        *(sessions.c[name] for name in ("created", "budget", "spent_tokens", "spent_cost")),
+    )
 )
 _OPEN_LEASED = _OPEN.where(
     or_(
@@ -178,7 +187,8 @@ def open_turn(connection: Connection, opening: Opening) -> Opened | None:
             },
         )
     history = recent(connection, row.key, opening.recent, before=row.turns) if opening.recent else []
-    return Opened(row.key, row.turns, row.record, kept, row.lm, history)
+    spent = (row.spent_tokens, row.spent_cost)
+    return Opened(row.key, row.turns, row.record, kept, row.lm, history, row.created, row.budget, spent)
 
 
 def recent(connection: Connection, session: int, most: int, *, before: int) -> list[Past]:

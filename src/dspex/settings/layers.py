@@ -126,9 +126,13 @@ def of_file(document: Document) -> Layer:
 
 
 def of_arguments(
-    lms: Mapping[str, Any], pools: Mapping[str, Any], programs: Mapping[str, Any] | None = None
+    lms: Mapping[str, Any],
+    pools: Mapping[str, Any],
+    programs: Mapping[str, Any] | None = None,
+    budgets: Mapping[str, Any] | None = None,
+    tenant_budgets: Mapping[str, Any] | None = None,
 ) -> Layer:
-    """What keyword arguments say of profiles, pools and programs.
+    """What keyword arguments say of profiles, pools, programs and budgets.
 
     Raises:
         InvalidOption: They have an option that there is not, or a value of another kind.
@@ -138,6 +142,8 @@ def of_arguments(
         ("lms", "lm", lms),
         ("pools", "pool", pools),
         ("programs", "program", programs or {}),
+        ("budgets", "budgets", budgets or {}),
+        ("tenant_budgets", "tenant_budgets", tenant_budgets or {}),
     ):
         if not isinstance(given, Mapping):
             raise _no_table(option, given)

@@ -19,6 +19,7 @@ from dspex.settings import environment, files
 from dspex.settings.layers import ARGUMENT, Layer, of_arguments, of_file
 from dspex.settings.options import PoolOptions, RuntimeOptions
 from dspex.settings.programs import check
+from dspex.types import Budget
 
 _log = logging.getLogger("dspex.settings")
 
@@ -32,6 +33,8 @@ class Loaded:
         lms: LM profiles by name.
         pools: Pools by name.
         programs: Named programs.
+        budgets: Budgets by what they are for.
+        tenant_budgets: Budgets by tenant.
         layer: All that was set, with where it came from.
         file: The file that was read.
         ignored: Variables and files that were passed over.
@@ -41,6 +44,8 @@ class Loaded:
     lms: Mapping[str, Mapping[str, Any]]
     pools: Mapping[str, PoolOptions]
     programs: Mapping[str, Mapping[str, Any]]
+    budgets: Mapping[str, Budget]
+    tenant_budgets: Mapping[str, Budget]
     layer: Layer
     file: File | None
     ignored: tuple[str, ...]
@@ -52,6 +57,9 @@ def load(
     pools: Mapping[str, Any],
     programs: Mapping[str, Any],
     file: Any,
+    *,
+    budgets: Mapping[str, Any],
+    tenant_budgets: Mapping[str, Any],
 ) -> Loaded:
     """Read file and environment, and put the arguments over them.
 
@@ -61,11 +69,13 @@ def load(
         pools: Options of pools by name.
         programs: Options of named programs.
         file: The file to read, None to look for one, False for none.
+        budgets: Budgets by what they are for.
+        tenant_budgets: Budgets by tenant.
 
     Raises:
         InvalidOption: Something is wrong in one of them.
     """
-    arguments = of_arguments(lms, pools, programs)
+    arguments = of_arguments(lms, pools, programs, budgets, tenant_budgets)
     for name, value in given.items():
         arguments.values[name,] = value
         arguments.origins[name,] = ARGUMENT
@@ -73,7 +83,7 @@ def load(
     written = of_file(document) if document else Layer()
     tables = [
         (kind, name)
-        for kind in ("lm", "pool", "program")
+        for kind in ("lm", "pool", "program", "budgets", "tenant_budgets")
         for name in written.names(kind) + arguments.names(kind)
     ]
     layer, ignored = environment.of_environment(os.environ, tables)
@@ -85,6 +95,8 @@ def load(
         lms={name: _profile(layer, name) for name in layer.names("lm")},
         pools=pools_of(layer, {}),
         programs={name: _program(layer, name) for name in layer.names("program")},
+        budgets=_budgets(layer, "budgets"),
+        tenant_budgets=_budgets(layer, "tenant_budgets"),
         layer=layer,
         file=document.file if document else None,
         ignored=(*ignored, *map(str, passed)),
@@ -144,6 +156,18 @@ def _program(layer: Layer, name: str) -> dict[str, Any]:
     except InvalidOption as error:
         path = (*table, error.details["option"])
         raise layer.origin(path).blame(error, path) from None
+
+
+def _budgets(layer: Layer, kind: str) -> dict[str, Budget]:
+    found = {}
+    for name in layer.names(kind):
+        table = (kind, name)
+        try:
+            found[name] = checks.budget(Budget(**layer.below(table)))
+        except InvalidOption as error:
+            path = table if error.details["option"] == "budget" else (*table, error.details["option"])
+            raise layer.origin(path).blame(error, path) from None
+    return found
 
 
 def _warn(ignored: Iterable[str], passed: Iterable[str]) -> None:

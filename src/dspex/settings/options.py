@@ -33,8 +33,10 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             nobody else waits for.
         isolated: Name of the pool where calls run that cannot share a process: programs of your own, and
             calls that may have killed their worker. That pool always has ``isolation="call"``.
-        isolation: ``"shared"`` runs many calls in each worker; ``"call"`` starts a worker for each call, runs
-            it on that worker's main thread, and ends the worker with it.
+        isolation: ``"shared"`` runs many calls in each worker; ``"tenant"`` does so, too, and gives each
+            tenant workers of its own, up to ``max`` of them, which start when it calls and end when it does
+            not any more; ``"call"`` starts a worker for each call, runs it on that worker's main thread, and
+            ends the worker with it.
         grace: Seconds between a deadline and the end of a worker that has not stopped the work.
         drain_limit: Seconds that the other calls of such a worker have to end well before it is killed. A
             worker whose event loop is blocked is killed at once.
@@ -57,7 +59,7 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     queue_timeout: float | None = None
     max_share: float | None = None
     isolated: str = "isolated"
-    isolation: Literal["shared", "call"] = "shared"
+    isolation: Literal["shared", "tenant", "call"] = "shared"
     grace: float = 0.5
     drain_limit: float = 2.0
     max_reruns: int = 3
@@ -88,8 +90,8 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.max_share is not None and not 0 < (checks.number("max_share", self.max_share) or 0.0) <= 1:
             raise checks.refuse("max_share", "above 0 and at most 1", self.max_share, "PoolOptions")
         checks.text("isolated", self.isolated, optional=False, owner="PoolOptions")
-        if self.isolation not in {"shared", "call"}:
-            raise checks.refuse("isolation", "'shared' or 'call'", self.isolation, "PoolOptions")
+        if self.isolation not in {"shared", "tenant", "call"}:
+            raise checks.refuse("isolation", "'shared', 'tenant' or 'call'", self.isolation, "PoolOptions")
         self._check_size()
         for name in ("pass_env", "preload"):
             checked = checks.names(name, getattr(self, name), owner="PoolOptions")
@@ -146,6 +148,16 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         history_turns: Turns of its session that a call with a ``dspy.History`` input gets, at most; the
             newest are kept.
         history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
+        cache_ttl: Seconds for which an answer in a cache is good.
+        cache_size: Bytes of memory that cached answers may have.
+        cache_file_size: Bytes that the answers in a cache's file may have.
+        telemetry: Whether calls are counted for ``runtime.metrics()`` and ``runtime.insights()``.
+        traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
+            provider. True refuses to open where the extra ``otel`` is missing.
+        trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
+            tools, generated code.
+        log: How log lines are written to standard error, from level ``info`` on: ``"json"`` or ``"text"``;
+            None leaves them to the application.
     """
 
     default_lm: str | None = None
@@ -165,6 +177,13 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_turn: int = 256 * KiB
     history_turns: int = 50
     history_tokens: int = 8000
+    cache_ttl: float = 3600.0
+    cache_size: int = 64 * MiB
+    cache_file_size: int = 1024 * MiB
+    telemetry: bool = True
+    traces: bool | None = None
+    trace_content: bool = False
+    log: Literal["json", "text"] | None = None
 
     def __post_init__(self) -> None:
         checked = checks.names("allow_modules", self.allow_modules, owner="Settings")
@@ -173,12 +192,18 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             checks.text(name, getattr(self, name), owner="Settings")
         for name in ("max_payload", "max_result"):
             checks.whole_number(name, getattr(self, name), 1024, owner="Settings")
-        checks.flag("show_unsendable", self.show_unsendable, owner="Settings")
+        for name in ("show_unsendable", "telemetry"):
+            checks.flag(name, getattr(self, name), owner="Settings")
         seconds = checks.number("sandbox_seconds", self.sandbox_seconds, 0.1, owner="Settings")
         msgspec.structs.force_setattr(self, "sandbox_seconds", seconds)
         checks.whole_number("sandbox_memory", self.sandbox_memory, 16 * MiB, owner="Settings")
         checks.flag("allow_local_interpreter", self.allow_local_interpreter, owner="Settings")
         checks.text("store", self.store, optional=False, owner="Settings")
+        if self.traces is not None:
+            checks.flag("traces", self.traces, owner="Settings")
+        checks.flag("trace_content", self.trace_content, owner="Settings")
+        if self.log not in (None, "json", "text"):
+            raise checks.refuse("log", "'json' or 'text'", self.log, "Settings")
         for name, least in {
             "max_sessions": 1,
             "max_sessions_per_tenant": 1,
@@ -186,8 +211,12 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "max_turn": 1024,
             "history_turns": 0,
             "history_tokens": 0,
+            "cache_size": 0,
+            "cache_file_size": 0,
         }.items():
             checks.whole_number(name, getattr(self, name), least, owner="Settings")
+        ttl = checks.number("cache_ttl", self.cache_ttl, 0.001, owner="Settings")
+        msgspec.structs.force_setattr(self, "cache_ttl", ttl)
 
 
 class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +238,7 @@ class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
         extraction_lm: The LM of the second step of ``"two_step"``: another profile's name, or a model.
         engine: ``"litellm"``, which asks through LiteLLM, or the import path of an engine of your own.
         schema: Whether the model enforces a JSON schema.
+        cache: Whether answers are kept: true, false, or the path of a file.
     """
 
     model: str
@@ -221,3 +251,4 @@ class LMOptions(msgspec.Struct, frozen=True, kw_only=True):
     extraction_lm: str | None = None
     engine: str | None = None
     schema: bool | None = None
+    cache: bool | str | None = None

@@ -19,8 +19,11 @@ from dspex.settings.load import load, pools_of
 from dspex.settings.options import PoolOptions, RuntimeOptions
 from dspex.settings.secrets import masked
 from dspex.settings.shape import dotted
+from dspex.types import Budget
 
 _OPTIONS = RuntimeOptions.__struct_fields__
+# Tables of which what was set is shown, and no default.
+_TABLES = frozenset({"lm", "program", "budgets", "tenant_budgets"})
 
 
 class Source(NamedTuple):
@@ -72,9 +75,22 @@ class Settings:
         history_turns: Turns of its session that a call with a ``dspy.History`` input gets, at most; the
             newest are kept.
         history_tokens: Tokens that these turns may have, about: four bytes are counted as one.
+        cache_ttl: Seconds for which an answer in a cache is good.
+        cache_size: Bytes of memory that cached answers may have.
+        cache_file_size: Bytes that the answers in a cache's file may have.
+        telemetry: Whether calls are counted for ``runtime.metrics()`` and ``runtime.insights()``.
+        traces: Whether calls are traced with OpenTelemetry; None when the application has set a tracer
+            provider. True refuses to open where the extra ``otel`` is missing.
+        trace_content: Whether spans have what was said: inputs, outputs, messages, arguments and results of
+            tools, generated code.
+        log: How log lines are written to standard error, from level ``info`` on: ``"json"`` or ``"text"``;
+            None leaves them to the application.
         lms: LM profiles by name, each a mapping with the keys of ``[lm.NAME]``.
         pools: Options of pools by name, each a ``PoolOptions`` or a mapping with the keys of ``[pool.NAME]``.
         programs: Named programs, each a mapping with the keys of ``[program.NAME]``.
+        budgets: How much may be spent, each a ``Budget``: of each ``call``, in the life of each ``session``,
+            of each ``tenant`` in a UTC day, and of all together in a ``day``.
+        tenant_budgets: Budgets of tenants by their names, in the place of that of every tenant.
         file: The settings file; False reads none.
 
     Attributes:
@@ -107,9 +123,18 @@ class Settings:
     max_turn: int
     history_turns: int
     history_tokens: int
+    cache_ttl: float
+    cache_size: int
+    cache_file_size: int
+    telemetry: bool
+    traces: bool | None
+    trace_content: bool
+    log: Literal["json", "text"] | None
     lms: Mapping[str, Mapping[str, Any]] = field(hash=False)
     pools: Mapping[str, PoolOptions] = field(hash=False)
     programs: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    budgets: Mapping[str, Budget] = field(hash=False)
+    tenant_budgets: Mapping[str, Budget] = field(hash=False)
     file: File | None = field(compare=False)
     ignored: tuple[str, ...] = field(compare=False)
     _layer: Layer = field(compare=False)
@@ -135,21 +160,34 @@ class Settings:
         max_turn: int | UnsetType = UNSET,
         history_turns: int | UnsetType = UNSET,
         history_tokens: int | UnsetType = UNSET,
+        cache_ttl: float | UnsetType = UNSET,
+        cache_size: int | UnsetType = UNSET,
+        cache_file_size: int | UnsetType = UNSET,
+        telemetry: bool | UnsetType = UNSET,
+        traces: bool | UnsetType | None = UNSET,
+        trace_content: bool | UnsetType = UNSET,
+        log: Literal["json", "text"] | UnsetType | None = UNSET,
         lms: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
         pools: Mapping[str, PoolOptions | Mapping[str, Any]] | UnsetType = UNSET,
         programs: Mapping[str, Mapping[str, Any]] | UnsetType = UNSET,
+        budgets: Mapping[str, Budget | Mapping[str, Any]] | UnsetType = UNSET,
+        tenant_budgets: Mapping[str, Budget | Mapping[str, Any]] | UnsetType = UNSET,
         file: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         values = (
             default_lm, allow_modules, python, local_model, max_payload, max_result, show_unsendable,
             sandbox_seconds, sandbox_memory, allow_local_interpreter, store,
             max_sessions, max_sessions_per_tenant, max_variable, max_turn, history_turns, history_tokens,
+            cache_ttl, cache_size, cache_file_size,
+            telemetry, traces, trace_content, log,
         )  # fmt: skip
         given = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not UNSET}
         profiles = {} if isinstance(lms, UnsetType) else lms
         options_of_pools = {} if isinstance(pools, UnsetType) else pools
         named = {} if isinstance(programs, UnsetType) else programs
-        loaded = load(given, profiles, options_of_pools, named, file)
+        scopes = {} if isinstance(budgets, UnsetType) else budgets
+        tenants = {} if isinstance(tenant_budgets, UnsetType) else tenant_budgets
+        loaded = load(given, profiles, options_of_pools, named, file, budgets=scopes, tenant_budgets=tenants)
         # As they were checked: what was given may be an iterator, which has nothing a second time.
         checked = {name: getattr(loaded.options, name) for name in given}
         fields: dict[str, Any] = {
@@ -159,6 +197,8 @@ class Settings:
             "programs": MappingProxyType(
                 {name: MappingProxyType(options) for name, options in loaded.programs.items()}
             ),
+            "budgets": MappingProxyType(loaded.budgets),
+            "tenant_budgets": MappingProxyType(loaded.tenant_budgets),
             "file": loaded.file,
             "ignored": loaded.ignored,
             "_layer": loaded.layer,
@@ -167,6 +207,8 @@ class Settings:
                 "lms": profiles,
                 "pools": options_of_pools,
                 "programs": named,
+                "budgets": scopes,
+                "tenant_budgets": tenants,
                 "file": file,
             },
         }
@@ -189,7 +231,7 @@ class Settings:
         """
         paths = [(name,) for name in _OPTIONS]
         values: dict[tuple[str, ...], Any] = {path: getattr(self, path[0]) for path in paths}
-        values |= {path: value for path, value in self._layer.values.items() if path[0] in ("lm", "program")}
+        values |= {path: value for path, value in self._layer.values.items() if path[0] in _TABLES}
         for name, options in self.pools.items():
             values |= {("pool", name, key): value for key, value in msgspec.structs.asdict(options).items()}
         return {
@@ -254,6 +296,8 @@ class Settings:
         shown["program"] = {
             name: masked(("program", name), dict(options)) for name, options in self.programs.items()
         }
+        for kind in ("budgets", "tenant_budgets"):
+            shown[kind] = {name: msgspec.structs.asdict(one) for name, one in getattr(self, kind).items()}
         return dict(msgspec.json.decode(msgspec.json.encode(shown, enc_hook=repr)))
 
     def __repr__(self) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from dspex.settings.kinds import ANY, TEXT, Kind, kind_of
+from dspex.settings.kinds import ANY, NAMES, TEXT, Kind, kind_of
 from dspex.settings.options import LMOptions, PoolOptions, RuntimeOptions
 from dspex.settings.programs import KINDS
-from dspex.types import Limits, Retry
+from dspex.types import Breaker, Budget, Limits, Retry
 
 #: The names of an option and of the tables that it is in, outermost first.
 Path = tuple[str, ...]
@@ -21,6 +21,9 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 # Request parameters of providers that look like a slip in a key of ours.
 _NO_SLIPS = frozenset({"min_tokens", "models"})
 
+
+#: What a budget is for.
+SCOPES = ("call", "session", "tenant", "day")
 
 #: Options of an LM's connection. They are text whatever they look like: a project's number is no number.
 CONNECTION = (
@@ -67,7 +70,8 @@ def _table(struct: type[msgspec.Struct], others: Kind | None = None, **nested: T
 
 
 def _profile() -> Table:
-    table = _table(LMOptions, ANY, retry=_table(Retry), limits=_table(Limits))
+    table = _table(LMOptions, ANY, retry=_table(Retry), limits=_table(Limits), breaker=_table(Breaker))
+    table.keys["fallbacks"] = NAMES
     table.keys.update(dict.fromkeys(CONNECTION, replace(TEXT, optional=True)))
     return table
 
@@ -79,6 +83,8 @@ ROOT = Table(
         "lm": Table(others=_profile()),
         "pool": Table(others=_table(PoolOptions)),
         "program": Table(others=Table(dict(KINDS))),
+        "budgets": Table(dict.fromkeys(SCOPES, _table(Budget))),
+        "tenant_budgets": Table(others=_table(Budget)),
     }
 )
 

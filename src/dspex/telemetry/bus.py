@@ -6,12 +6,14 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from dspex.telemetry.events import Event
 
 E = TypeVar("E", bound=Event)
+# A function, and whether it hears now; None is always.
+_Listener = tuple[Callable[[Any], None], Callable[[], bool] | None]
 _log = logging.getLogger("dspex.telemetry")
 #: Events that wait for slow subscribers; what comes on top is dropped.
 ROOM = 1000
@@ -34,6 +36,7 @@ class Bus:
         self.failed = 0
         self.dropped = 0
         self._subscribers: list[tuple[type[Event], Callable[[Any], None]]] = []
+        self._listeners: dict[type[Event], list[_Listener]] = {}
         self._waiting: deque[Event] = deque()
         # Reentrant: a signal handler may emit or subscribe while its thread is in here.
         self._something = threading.Condition(threading.RLock())
@@ -50,9 +53,45 @@ class Bus:
         self._subscribers.append(entry)
         return lambda: self._subscribers.remove(entry) if entry in self._subscribers else None
 
+    def listen(
+        self,
+        function: Callable[[Any], None],
+        kinds: Iterable[type[Event]],
+        when: Callable[[], bool] | None = None,
+    ) -> None:
+        """Have ``function`` called with events of some kinds, at once and where they happen.
+
+        For dspex's own counters: it has to be quick. What it raises is counted as of any subscriber.
+
+        Args:
+            function: Is given each of them.
+            kinds: Their exact types.
+            when: Whether it would hear of one now; None is always.
+        """
+        for kind in kinds:
+            self._listeners.setdefault(kind, []).append((function, when))
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody would hear of an event of a kind."""
+        for _, when in self._listeners.get(kind, ()):
+            if when is None or when():
+                return True
+        return self.has_subscriber(kind)
+
+    def has_subscriber(self, kind: type[Event]) -> bool:
+        """Whether a subscriber would hear of an event of a kind."""
+        return bool(self._subscribers) and any(issubclass(kind, wanted) for wanted, _ in self._subscribers)
+
     def emit(self, event: Event) -> None:
         """Tell all who asked for it; from any thread. Never waits for them and never raises."""
-        if not any(isinstance(event, kind) for kind, _ in self._subscribers):
+        for listen, when in self._listeners.get(type(event), ()):
+            try:
+                if when is None or when():
+                    listen(event)
+            except Exception:  # noqa: BLE001 (what counts must not cost a call)
+                self.failed += 1
+                _log.exception("%s was not counted", type(event).__name__)
+        if not self._subscribers or not any(isinstance(event, kind) for kind, _ in self._subscribers):
             return
         with self._something:
             if self._ended or len(self._waiting) >= ROOM or not self._has_thread():

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from dspex.types import LMRequest, LMSpec, SandboxRules
+from dspex.types import LMRequest, LMSpec, SandboxRules, SpanRecord
 
 #: Goes up with every change of a message; both ends compare it at the handshake.
-PROTOCOL = 8
+PROTOCOL = 9
 
 NOTHING = msgspec.Raw(b"\xc0")
 #: Bytes of room beside the largest payload, for a call's program, its LM and the message around them.
@@ -41,6 +41,10 @@ class Call(Message, frozen=True, tag="call"):
         seat: Number of the gate where its first LM request need not ask: it has its permit; 0 for none.
         debug: Whether the answer is to have the messages of its LM requests.
         credit: How many deltas it may send before it gets more ``Credit``; None of one that does not stream.
+        asks: Whether each of its LM requests has to ask, because it has a budget.
+        trace: The span that its spans belong in, as W3C's ``traceparent``; empty when nobody wants any.
+            Those of one that is not sampled are not gathered.
+        trace_content: Whether spans are to have what was said.
     """
 
     id: int
@@ -53,6 +57,9 @@ class Call(Message, frozen=True, tag="call"):
     seat: int = 0
     debug: bool = False
     credit: int | None = None
+    asks: bool = False
+    trace: str = ""
+    trace_content: bool = False
 
 
 class Credit(Message, frozen=True, tag="credit"):
@@ -82,9 +89,15 @@ class DropLM(Message, frozen=True, tag="drop_lm"):
 
 
 class LmGo(Message, frozen=True, tag="lm_go"):
-    """An LM request that has asked may be sent."""
+    """An LM request that has asked may be sent, or must not be.
+
+    Attributes:
+        ask: The number it asked with.
+        refused: Why it must not be sent, as ``DspexError.to_wire()`` gives it; None when it may.
+    """
 
     ask: int
+    refused: dict[str, Any] | None = None
 
 
 class ToolResult(Message, frozen=True, tag="tool_result"):
@@ -201,12 +214,17 @@ class LmAsk(Message, frozen=True, tag="lm_ask"):
         ask: The worker's own number for it.
         gate: Number of the LM's gate.
         tokens: About how many tokens are sent.
+        most: The most tokens that the request lets the model generate; None is not said.
+        prices: US dollars for one token sent, and for one generated; None when nobody knows them, or when the
+            call has no budget.
     """
 
     call: int
     ask: int
     gate: int
     tokens: int
+    most: int | None = None
+    prices: tuple[float, float] | None = None
 
 
 class LmDone(Message, frozen=True, tag="lm_done"):
@@ -240,12 +258,26 @@ class ToolCall(Message, frozen=True, tag="tool_call"):
         tool: The function's name among those of the call.
         args: Its arguments, a dict by name, encoded as a value; nothing when a blob beside the message has
             them.
+        span: Number of the span in which it runs; 0 where nobody wants spans.
     """
 
     call: int
     number: int
     tool: str
     args: msgspec.Raw
+    span: int = 0
+
+
+class Spans(Message, frozen=True, tag="spans"):
+    """What went on in a call, for whoever traces it; what is told last of a span holds.
+
+    Attributes:
+        call: Number of the call.
+        spans: The spans.
+    """
+
+    call: int
+    spans: list[SpanRecord]
 
 
 # Supervisor ⇄ zygote
@@ -347,7 +379,7 @@ class Exited(Message, frozen=True, tag="exited"):
 
 
 ToWorker = Call | Credit | Cancel | UseLM | DropLM | LmGo | ToolResult | Watch | Knock | Shutdown
-FromWorker = Ready | Beat | Chunk | Result | Fault | LmAsk | LmDone | ToolCall
+FromWorker = Ready | Beat | Chunk | Result | Fault | LmAsk | LmDone | ToolCall | Spans
 ToZygote = Boot | Fork
 FromZygote = Booted | BootFailed | Forked | Exited
 

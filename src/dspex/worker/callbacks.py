@@ -96,10 +96,11 @@ class WorkerCallbacks:
             PayloadTooLarge: The arguments are too large.
         """
         stored = self._stored(tool, args)
+        within = scope.spans.here() if scope.spans is not None else 0
         if threading.get_ident() == self._thread:
-            return _read(await self._ask(scope, tool, stored))
+            return _read(await self._ask(scope, tool, stored, within))
         # The loop of a program that has the main thread. One that is cancelled cancels the other's task.
-        going = asyncio.run_coroutine_threadsafe(self._ask(scope, tool, stored), self._loop)
+        going = asyncio.run_coroutine_threadsafe(self._ask(scope, tool, stored, within), self._loop)
         return _read(await asyncio.wrap_future(going))
 
     def call_from_thread(self, scope: CallScope, tool: str, args: dict[str, Any]) -> Returned:
@@ -113,7 +114,9 @@ class WorkerCallbacks:
                 f"the tool {tool!r} was called synchronously on the event loop; await its acall()"
             )
         stored = self._stored(tool, args)
-        going = asyncio.run_coroutine_threadsafe(self._ask(scope, tool, stored, in_thread=True), self._loop)
+        within = scope.spans.here() if scope.spans is not None else 0
+        asked = self._ask(scope, tool, stored, within, in_thread=True)
+        going = asyncio.run_coroutine_threadsafe(asked, self._loop)
         try:
             return _read(going.result())
         except concurrent.futures.CancelledError:
@@ -132,7 +135,7 @@ class WorkerCallbacks:
         return store(pieces)
 
     async def _ask(
-        self, scope: CallScope, tool: str, args: Payload, *, in_thread: bool = False
+        self, scope: CallScope, tool: str, args: Payload, within: int, *, in_thread: bool = False
     ) -> tuple[ToolResult, Blob | None]:
         if self._ended:
             discard(args)
@@ -144,7 +147,9 @@ class WorkerCallbacks:
         try:
             beside = args if isinstance(args, Blob) else None
             sent = NOTHING if isinstance(args, Blob) else msgspec.Raw(args)
-            self._send(ToolCall(scope.call, number, tool, sent), beside)
+            if scope.spans is not None:
+                scope.spans.flush()  # so that it is known there what the function is called in
+            self._send(ToolCall(scope.call, number, tool, sent, within), beside)
             return await answer
         finally:
             del self._waiting[number]

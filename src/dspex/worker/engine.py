@@ -11,13 +11,13 @@ import functools
 import inspect
 import random
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
 from dspy._vendor.lm15.serde import part_to_dict
-from dspy.clients.costs import estimate_cost
 from dspy.clients.errors import wrap_error
 from dspy.clients.lm15_boundary import history_messages
 from dspy.lm15 import (
@@ -29,21 +29,28 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import TimeoutError as RequestTimeout
 
+from dspex.errors import DspexError
 from dspex.types import LMRequest, LMSpec, Usage
-from dspex.worker import faults, listening, streamed
+from dspex.worker import faults, genai, listening, streamed
 from dspex.worker.outflow import Outflow
+from dspex.worker.prices import Prices
+from dspex.worker.spans import Span, Spans
 from dspex.worker.threads import in_thread
 
 _RETRYABLE = (RateLimitError, RequestTimeout, ServerError, TransportError, LockTimeoutError)
 
 
+#: Gives US dollars for one token sent and for one generated; None when nobody knows.
+Rates = Callable[[], "tuple[float, float] | None"]
+
+
 class Door(Protocol):
     """The way of a call's LM requests to the supervisor, which counts them and may make them wait."""
 
-    async def enter(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+    async def enter(self, scope: CallScope, spec: LMSpec, request: Any, rates: Rates) -> int:
         """Wait until a request may be sent; gives what ``leave`` is told."""
 
-    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any) -> int:
+    def enter_from_thread(self, scope: CallScope, spec: LMSpec, request: Any, rates: Rates) -> int:
         """``enter`` for a thread that is not the loop's."""
 
     def leave(
@@ -84,6 +91,8 @@ class CallScope:
         messages: What each of its LM requests sent and got, when its caller wants to know; else None.
         built: Seconds that building its program took; 0.0 when it was there.
         stream: The way of what it tells while it runs; None of a call that does not stream.
+        asks: Whether each of its LM requests has to ask, because it has a budget.
+        spans: Its spans; None of a call that nobody traces.
     """
 
     door: Door
@@ -95,6 +104,8 @@ class CallScope:
     messages: list[dict[str, Any]] | None = None
     built: float = 0.0
     stream: Outflow | None = None
+    asks: bool = False
+    spans: Spans | None = None
 
 
 current: ContextVar[CallScope] = ContextVar("dspex_call")
@@ -128,7 +139,7 @@ class _Attempts:
         request: What is asked.
     """
 
-    __slots__ = ("_engine", "_request", "_retries", "_started", "reading", "scope")
+    __slots__ = ("_engine", "_request", "_retries", "_span", "_started", "reading", "scope")
 
     def __init__(self, engine: _Engine, request: Any) -> None:
         self.scope = scope_of_call()
@@ -137,6 +148,11 @@ class _Attempts:
         self._request = request
         self._retries = 0
         self._started = time.monotonic()
+        self._span: Span | None = None
+        if (spans := self.scope.spans) is not None:
+            stream = self.reading is not None
+            named = genai.of_request(engine.spec, request, stream=stream, content=spans.content)
+            self._span = spans.begin(*named, client=True, inside=False)
 
     def after(self, ask: int, sent: float, outcome: Any) -> float | None:
         """Settle an attempt.
@@ -160,10 +176,16 @@ class _Attempts:
         if record is not None and self.scope.stream is not None and not failed:
             self.scope.stream.usage(record.usage)
         self._leave(ask, sent, status, retry_after, record)
+        if self._span is not None:
+            if self.reading is not None and self.reading.began is not None:
+                self._span.set(**{"gen_ai.response.time_to_first_chunk": self.reading.began - sent})
+            genai.settle(self._span, self.scope.spans, outcome, status, self._retries, pause, record)
         if self.scope.messages is not None:
             self.scope.messages.append(_written(self._engine.spec, self._request, outcome, status))
         if pause is not None:
             self._retries += 1
+            if self.reading is not None:
+                self.reading.began = None
         elif failed:
             if isinstance(outcome, LM15Error):
                 outcome.model = self._engine.spec.asked  # which is shown; engines have names of their own
@@ -172,9 +194,11 @@ class _Attempts:
 
     def given_up(self, error: BaseException) -> None:
         """Record the request when it ends while it waits for its next attempt."""
+        status = _status(error, self._engine.spec.model)
         if self._retries:
-            status = _status(error, self._engine.spec.model)
             self._leave(0, None, status, None, self._record(error, status))
+        if self._span is not None:
+            self._span.end(status)
 
     def _leave(
         self, ask: int, sent: float | None, status: str, retry_after: float | None, record: LMRequest | None
@@ -209,7 +233,7 @@ class _Attempts:
         if isinstance(outcome, BaseException):
             return LMRequest(wanted, Usage(), seconds, status, self._retries)
         usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)
-        cost = self._engine.price(outcome, self._request)
+        cost = self._engine.prices.of(outcome, self._request)
         model = outcome.model or wanted
         return LMRequest(model, usage, seconds, status, self._retries, cost, outcome.finish_reason)
 
@@ -235,30 +259,16 @@ class _Engine:
         self, spec: LMSpec, provider: str | None, engine: Any, prices: tuple[str, ...] | None = None
     ) -> None:
         self.spec = spec
+        self.prices = Prices(spec, provider, prices)
         self._provider = provider
         self._engine = engine
-        self._prices = prices
-
-    def price(self, response: Any, request: Any) -> float | None:
-        """US dollars by DSPy's price map; None when the price is unknown."""
-        if self._provider == "local":
-            return 0.0  # nobody bills it
-        if self._provider is None:
-            return None
-        wanted = self.spec.model.partition("/")[2]
-        cost, _why = estimate_cost(
-            response,
-            provider=self._provider,
-            requested_model=wanted,
-            request=request,
-            namespaces=self._prices,
-        )
-        return None if cost is None else float(cost)
 
 
 def _status(error: BaseException, model: str) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
+    if isinstance(error, DspexError):
+        return error.code  # the door's: it was not sent
     if isinstance(error, Exception):
         kind = faults.kind_of(error) or faults.kind_of(wrap_error(error, model=model))
         return kind.code if kind else "python_error"
@@ -274,7 +284,7 @@ class Counted(_Engine):
         scope = attempts.scope
         while True:
             try:
-                ask = scope.door.enter_from_thread(scope, self.spec, request)
+                ask = scope.door.enter_from_thread(scope, self.spec, request, self.prices.rates)
             except BaseException as error:
                 attempts.given_up(error)
                 raise
@@ -318,7 +328,7 @@ class CountedAsync(_Engine):
             try:
                 if pause:
                     await asyncio.sleep(pause)
-                ask = await scope.door.enter(scope, self.spec, request)
+                ask = await scope.door.enter(scope, self.spec, request, self.prices.rates)
             except BaseException as error:
                 attempts.given_up(error)
                 raise

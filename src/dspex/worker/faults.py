@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib
-import json
 import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 from dspy.clients.engines.litellm_errors import to_lm15_error
 from dspy.clients.errors import wrap_error
 from dspy.utils import exceptions as dspy_errors
 
 from dspex import errors
+from dspex.errors import hidden
 from dspex.worker import fault_table
 
 _TEXT_KEPT = 4000
@@ -66,6 +65,9 @@ class Ended(BaseException):
 
 def kind_of(error: BaseException) -> type[errors.DspexError] | None:
     """The dspex class for a failure that keeps its own code; None for any exception of the user's code."""
+    own = _refused(error)
+    if own is not None:
+        return type(own)
     row = fault_table.find(type(error))
     if type(error) is dspy_errors.LMUnexpectedError and error.__cause__ is not None:
         # DSPy did not know what the engine had raised; the table may.
@@ -85,6 +87,12 @@ def kind_of(error: BaseException) -> type[errors.DspexError] | None:
         return errors.LMInvalidRequest
     # Not every engine knows what "payment required" means.
     return errors.LMBilling if getattr(told, "status", None) == _PAYMENT_REQUIRED else row
+
+
+def _refused(error: BaseException) -> errors.DspexError | None:
+    """Why an LM request was not sent, where that is what DSPy did not expect: a budget, a breaker."""
+    cause = error.__cause__ if type(error) is dspy_errors.LMUnexpectedError else None
+    return cause if isinstance(cause, errors.DspexError) else None
 
 
 def _as_dspy(error: BaseException) -> Any:
@@ -121,7 +129,7 @@ def translate(error: BaseException, secrets: Iterable[str] = ()) -> errors.Dspex
     if isinstance(error, MemoryError):
         # What its frames hold is what there was no room for; without it there is room to say so.
         traceback.clear_frames(error.__traceback__)
-    return _cut(scrub(_translate(error), secrets))
+    return _cut(hidden.from_error(_translate(error), secrets))
 
 
 def _translate(error: BaseException) -> errors.DspexError:
@@ -129,6 +137,8 @@ def _translate(error: BaseException) -> errors.DspexError:
         return error.error
     if isinstance(error, errors.DspexError):
         return error
+    if (own := _refused(error)) is not None:
+        return own
     if isinstance(error, dspy_errors.AdapterParseError):
         return _parse_error(error)
     if isinstance(error, BaseExceptionGroup):
@@ -281,40 +291,3 @@ def frames(error: BaseException) -> list[dict[str, Any]]:
 def is_not_users(file: str) -> bool:
     """Whether code in that file is dspex's, DSPy's or Python's own machinery."""
     return file.startswith((_HERE, _DSPY, _THREADS, *_IMPORT))
-
-
-def _forms(secret: str) -> set[str]:
-    """A secret as messages write it: as it is, in a ``repr``, in JSON, or in an address."""
-    quoted = (repr(secret), ascii(secret), repr(secret.encode()), json.dumps(secret))
-    bare = {text.strip("b")[1:-1] for text in quoted}
-    return {
-        secret,
-        *bare,
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-        quote(secret),
-        quote(secret, safe=""),
-        quote_plus(secret),
-    }
-
-
-def scrub(error: errors.DspexError, secrets: Iterable[str]) -> errors.DspexError:
-    """The same error with every secret replaced by ``***``, in its message and its details."""
-    forms = {form for secret in secrets for form in _forms(secret.strip()) if len(secret.strip()) >= 4}
-    known = sorted(forms, key=len, reverse=True)
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, str):
-            for secret in known:
-                value = value.replace(secret, "***")
-            return value
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [clean(item) for item in value]
-        return value
-
-    if known:
-        error.message = clean(error.message)
-        error.details = clean(error.details)
-        error.args = (error.message,)
-    return error

@@ -6,6 +6,7 @@ read a reply once, with a reader for each of DSPy's formats.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -75,9 +76,13 @@ class Reading:
         heard: Whose.
         reader: Takes it apart.
         thoughts: The field that has what the model thinks, if it is no part of the reply's text.
+
+    Attributes:
+        began: Monotonic second at which its first event came; None before.
     """
 
     def __init__(self, heard: Heard, reader: Reader, thoughts: str | None) -> None:
+        self.began: float | None = None
         self._heard = heard
         self._reader = reader
         self._thoughts = thoughts
@@ -89,6 +94,8 @@ class Reading:
 
     def pieces(self, event: Any) -> Sequence[tuple[str, str]]:
         """The pieces of fields that an event of the engine's stream brings."""
+        if self.began is None:
+            self.began = time.monotonic()
         if event.type == "end":
             pieces = self._reader.end()
         elif event.type != "delta":

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dspex.errors import Cancelled, DspexError, PythonError, PythonTimeout
+from dspex.errors import Cancelled, DspexError, PythonError, PythonTimeout, from_wire
 from dspex.process import forks
 from dspex.wire.blobs import Blob
 from dspex.wire.channel import Channel
@@ -48,6 +48,7 @@ from dspex.worker.lms import LMs
 from dspex.worker.outflow import Outflow
 from dspex.worker.programs import Programs
 from dspex.worker.sandbox import choose
+from dspex.worker.spans import Spans, is_sampled, join
 from dspex.worker.threads import Shared, waiting
 
 _log = logging.getLogger("dspex.worker")
@@ -158,8 +159,8 @@ class Worker:
                     running.stream.grant(more)
             case Cancel(id=number):
                 self._stop(number, Cancelled("the caller went away"))
-            case LmGo(ask=ask):
-                self._door.go(ask)
+            case LmGo(ask=ask, refused=refused):
+                self._door.go(ask, None if refused is None else from_wire(refused))
             case ToolResult():
                 self._callbacks.answered(message, blob)
             case Watch(gate=gate, on=on):
@@ -227,6 +228,10 @@ class Worker:
         scope = CallScope(self._door, call.id, call.deadline, call.seat, self._callbacks)
         scope.messages = [] if call.debug else None
         scope.stream = running.stream
+        scope.asks = call.asks
+        if is_sampled(call.trace):
+            scope.spans = Spans(call.id, self._channel.send, content=call.trace_content)
+        join(call.trace)
         current.set(scope)
         waiting.set(self._waiting)
         results.set(self._results)
@@ -253,6 +258,8 @@ class Worker:
         self.done += 1
         seconds = time.monotonic() - started
         discard(args)
+        if scope.spans is not None:
+            scope.spans.flush()
         if error is None:
             value = NOTHING if isinstance(result, Blob) else msgspec.Raw(result)
             blob = result if isinstance(result, Blob) else None

@@ -14,6 +14,7 @@ from dspex.worker import engine, shapes
 from dspex.worker.built import Program, Runnable
 from dspex.worker.listening import Listener
 from dspex.worker.sandbox.choose import Factory
+from dspex.worker.traced import ModuleSpans
 
 # Per call, never ``dspy.configure``: that belongs to one thread, and history and trace grow for ever.
 _QUIET = {
@@ -68,11 +69,13 @@ def _context(program: Runnable, lm: dspy.BaseLM, adapter: Any) -> Any:
     if isinstance(program, Program) and program.generation:
         # A copy asks through the same engines, and so through the same connections.
         lm = lm.copy(**program.generation)
-    stream = engine.scope_of_call().stream
-    listens = {}
-    if stream is not None:
-        listener = Listener(program.answers, stream.status)
-        listens = {"callbacks": [*dspy.settings.get("callbacks", []), listener]}
+    scope = engine.scope_of_call()
+    listeners: list[Any] = []
+    if scope.stream is not None:
+        listeners.append(Listener(program.answers, scope.stream.status))
+    if scope.spans is not None:
+        listeners.append(ModuleSpans(scope.spans, program))
+    listens = {"callbacks": [*dspy.settings.get("callbacks", []), *listeners]} if listeners else {}
     return dspy.context(
         lm=lm,
         adapter=adapter,

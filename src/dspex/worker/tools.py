@@ -8,6 +8,7 @@ import inspect
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
@@ -16,10 +17,11 @@ from dspex.errors import DspexError, InvalidOption, ModuleNotFound, NotAllowed, 
 from dspex.program.importpath import require_allowed, split
 from dspex.program.toolspec import signature_of
 from dspex.types import ToolSpec
-from dspex.worker import engine, faults
+from dspex.worker import engine, faults, genai
 from dspex.worker.allowed import load_allowed
 from dspex.worker.callbacks import CallbackFailed, Returned
 from dspex.worker.dspy_compat import ToolFailed
+from dspex.worker.spans import Span, Spans, error_type
 from dspex.worker.threads import in_thread
 
 # As many frames as DSPy shows a model.
@@ -52,7 +54,7 @@ class _Checked(dspy.Tool):  # type: ignore[misc]
             return super()._validate_and_parse_args(**arguments)
         except ValueError as error:
             said = "".join(traceback.format_exception_only(error)).strip()
-            _record(self.name, arguments, time.monotonic(), "error", said)
+            _record(ToolSpec(self.name, self.desc or "", {}), arguments, _Begun(), "error", said)
             raise ToolFailed(said) from error
 
 
@@ -232,46 +234,69 @@ def _shown(error: Exception) -> str:
 # What is kept of it, and what the program gets
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """When a tool was called, and in a call that is traced the span of that, and the call's spans."""
+
+    at: float = field(default_factory=time.monotonic)
+    span: Span | None = None
+    spans: Spans | None = None
+
+
 async def _recorded(spec: ToolSpec, arguments: dict[str, Any], run: Callable[[dict[str, Any]], Any]) -> Any:
-    started = _begun(spec, arguments)
+    begun = _begun(spec, arguments)
+    if begun.spans is not None:
+        await begun.spans.told()
     try:
         returned = await run(arguments)
     except CallbackFailed as failed:
-        return _settle_failure(spec, arguments, started, failed)
+        return _settle_failure(spec, arguments, begun, failed)
     except Exception as error:
-        _record(spec.name, arguments, started, "error", str(error))
+        _record(spec, arguments, begun, "error", str(error), kind=error_type(error))
         raise
-    return _settle(spec, arguments, started, returned)
+    except BaseException as error:
+        if begun.span is not None:
+            begun.span.end(error_type(error))
+        raise
+    return _settle(spec, arguments, begun, returned)
 
 
 def _recorded_blocking(
     spec: ToolSpec, arguments: dict[str, Any], run: Callable[[dict[str, Any]], Returned]
 ) -> Any:
-    started = _begun(spec, arguments)
+    begun = _begun(spec, arguments)
+    if begun.spans is not None:
+        begun.spans.told_from_thread()
     try:
         returned = run(arguments)
     except CallbackFailed as failed:
-        return _settle_failure(spec, arguments, started, failed)
+        return _settle_failure(spec, arguments, begun, failed)
     except Exception as error:
-        _record(spec.name, arguments, started, "error", str(error))
+        _record(spec, arguments, begun, "error", str(error), kind=error_type(error))
         raise
-    return _settle(spec, arguments, started, returned)
+    except BaseException as error:
+        if begun.span is not None:
+            begun.span.end(error_type(error))
+        raise
+    return _settle(spec, arguments, begun, returned)
 
 
-def _begun(spec: ToolSpec, arguments: dict[str, Any]) -> float:
-    stream = engine.scope_of_call().stream
-    if stream is not None:
-        stream.tool_call(spec.name, arguments)
-    return time.monotonic()
+def _begun(spec: ToolSpec, arguments: dict[str, Any]) -> _Begun:
+    scope = engine.scope_of_call()
+    if scope.stream is not None:
+        scope.stream.tool_call(spec.name, arguments)
+    if (spans := scope.spans) is None:
+        return _Begun()
+    return _Begun(span=spans.begin(*genai.of_tool(spec, arguments, content=spans.content)), spans=spans)
 
 
-def _settle(spec: ToolSpec, arguments: dict[str, Any], started: float, returned: Returned) -> Any:
+def _settle(spec: ToolSpec, arguments: dict[str, Any], begun: _Begun, returned: Returned) -> Any:
     used = arguments if returned.edited is None else returned.edited
-    _record(spec.name, used, started, "ok", None, returned.approval, returned.value)
+    _record(spec, used, begun, "ok", None, returned.approval, returned.value)
     return returned.value
 
 
-def _settle_failure(spec: ToolSpec, arguments: dict[str, Any], started: float, failed: CallbackFailed) -> str:
+def _settle_failure(spec: ToolSpec, arguments: dict[str, Any], begun: _Begun, failed: CallbackFailed) -> str:
     """What the model reads in the place of a result.
 
     Raises:
@@ -281,9 +306,10 @@ def _settle_failure(spec: ToolSpec, arguments: dict[str, Any], started: float, f
     error, details = failed.error, failed.error.details
     used = arguments if failed.edited is None else failed.edited
     if "denied" in details:
-        _record(spec.name, used, started, "denied", details["denied"])
+        _record(spec, used, begun, "denied", details["denied"])
         return error.message
-    _record(spec.name, used, started, "error", error.message, failed.approval)
+    kind = str(details.get("type") or error.code)
+    _record(spec, used, begun, "error", error.message, failed.approval, kind=kind)
     if error.code != ToolError.code:
         error.request_id = None  # that of another call, which the tool has made
         raise faults.Ended(error) from None
@@ -294,24 +320,31 @@ def _settle_failure(spec: ToolSpec, arguments: dict[str, Any], started: float, f
 
 
 def _record(
-    name: str,
+    spec: ToolSpec,
     arguments: dict[str, Any],
-    started: float,
+    begun: _Begun,
     status: str,
     error: str | None,
     approval: str = "",
     value: Any = None,
+    *,
+    kind: str = ToolError.code,
 ) -> None:
     scope = engine.scope_of_call()
     if scope.stream is not None:
-        scope.stream.tool_result(name, value, error)
+        scope.stream.tool_result(spec.name, value, error)
     scope.tool_calls.append(
         {
-            "tool": name,
+            "tool": spec.name,
             "arguments": arguments,
-            "seconds": time.monotonic() - started,
+            "seconds": time.monotonic() - begun.at,
             "status": status,
             "error": error,
             "approval": approval,
         }
     )
+    if (spans := scope.spans) is not None:
+        content = spans.content
+        span = begun.span or spans.begin(*genai.of_tool(spec, arguments, content=content))
+        span.set(**genai.of_result(arguments, value, status, approval, content=content))
+        span.end(kind if status == "error" else None)

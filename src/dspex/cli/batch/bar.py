@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -50,7 +51,7 @@ class Tally:
                 console=self._console,
             )  # fmt: skip
             self._bar.start()
-            self._bar.add_task(self.text(), total=self.total)
+            self._bar.add_task(" · ".join(self._facts()), total=self.total)
         return self
 
     def __exit__(
@@ -70,14 +71,11 @@ class Tally:
             self.tokens += response.usage.prompt_tokens + response.usage.completion_tokens
             self.cost += response.cost or 0.0
             self.priced &= response.cost is not None
-        now = time.monotonic()
         if self._bar is not None:
-            if now - self._told >= 0.1:
-                self._told = now
-                self._show()
-        elif not self._quiet and now - self._told >= _EVERY:
-            self._told = now
-            self.say(self.text())
+            self._show()  # it is drawn some ten times a second, however often this is called
+        elif not self._quiet and time.monotonic() - self._told >= _EVERY:
+            self._told = time.monotonic()
+            self.say(" · ".join([self.text(), *self._left()]))
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -85,19 +83,27 @@ class Tally:
         console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def text(self) -> str:
-        """All figures in a line."""
-        passed = time.monotonic() - self._began
-        rate = self.done / passed if passed else 0.0
+        """All that has happened in a line."""
+        return " · ".join([f"{self.done} of {self.total} done", *self._facts()])
+
+    def _facts(self) -> list[str]:
+        """What the bar does not draw."""
         cost = f"${self.cost:.4f}" if self.priced else "price unknown"
-        facts = [
-            f"{self.done} of {self.total} done", f"{self.ok} ok", f"{self.failed} failed",
-            f"{self.tokens} tokens", cost, f"{rate:.1f} rows/s",
+        return [
+            f"{self.ok} ok", f"{self.failed} failed", f"{self.tokens} tokens", cost,
+            f"{self._rate():.1f} rows/s",
         ]  # fmt: skip
-        if rate and self.done < self.total:
-            facts.append(f"{(self.total - self.done) / rate:.0f} s left")
-        return " · ".join(facts)
+
+    def _rate(self) -> float:
+        passed = time.monotonic() - self._began
+        return self.done / passed if passed else 0.0
+
+    def _left(self) -> list[str]:
+        rate = self._rate()
+        if not rate or self.done >= self.total:
+            return []
+        return [f"{timedelta(seconds=round((self.total - self.done) / rate))} left"]
 
     def _show(self) -> None:
         assert self._bar is not None
-        facts = self.text().split(" · ")[1:6]  # the bar itself tells how many, and the time that is left
-        self._bar.update(self._bar.task_ids[0], completed=self.done, description=" · ".join(facts))
+        self._bar.update(self._bar.task_ids[0], completed=self.done, description=" · ".join(self._facts()))

@@ -12,6 +12,7 @@ from rich.console import Console
 import dspex
 from dspex.cli.chat import slash
 from dspex.cli.chat.lines import Lines
+from dspex.cli.legible import legible
 from dspex.cli.run import value_of
 from dspex.cli.show import problem, summary
 from dspex.cli.telling import tell
@@ -56,7 +57,7 @@ class Talk:
 
     def tell(self, line: str) -> None:
         """Say something that is no answer."""
-        self._console.print(line, style="dim")
+        self._console.print(legible(line), style="dim")
 
     def agrees(self, question: str) -> bool:
         """Whether the person agrees; nobody does where nobody types."""
@@ -142,4 +143,4 @@ class Talk:
             problem(error, as_json=True)
             return
         self._console.print(error.code, style="bold red", end=" ")
-        self._console.print(" ".join(error.message.split()))
+        self._console.print(legible(" ".join(error.message.split())))

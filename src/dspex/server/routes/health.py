@@ -41,6 +41,23 @@ async def readyz(request: Request, shared: Shared) -> Response:
     return problem_details.response(problem)
 
 
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Metrics in Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **problems(401, 403, 413),
+    },
+)
+async def metrics(shared: Shared) -> Response:
+    """What Prometheus reads of this server's runtime."""
+    return Response(shared.runtime.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 async def _failing(runtime: Runtime) -> list[str]:
     failing = [
         f"pool {name}"

@@ -21,8 +21,9 @@ router = APIRouter()
     response_model=NamedProgramList,
     responses=problems(401, 413),
 )
-async def list_named(shared: Shared) -> Response:
+async def list_named(request: Request, shared: Shared) -> Response:
     """The programs of the settings file."""
+    shared.tenant(request)  # who is nobody's is refused
     return answer({"programs": [{"name": name} for name in shared.runtime.core.settings.programs]})
 
 

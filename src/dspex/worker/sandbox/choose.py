@@ -20,6 +20,7 @@ from dspex.worker.sandbox import monty
 from dspex.worker.sandbox.deno import Deno
 from dspex.worker.sandbox.interpreter import Interpreter
 from dspex.worker.sandbox.monty import Monty
+from dspex.worker.traced import watch
 
 _rules = SandboxRules()
 
@@ -160,6 +161,8 @@ class Factory:
         self.check()
         scope = engine.current.get(None) or engine.alone
         self._made = _KINDS[self._kind](_rules, scope.deadline if scope is not None else None)
+        if scope is not None and scope.spans is not None:
+            watch(self._made, self._kind, scope.spans)
         return self._made
 
     @property

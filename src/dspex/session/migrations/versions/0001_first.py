@@ -46,6 +46,9 @@ def upgrade() -> None:
         sa.Column("record", sa.Text(), nullable=False),
         sa.Column("metadata", sa.LargeBinary(), nullable=False),
         sa.Column("lm", sa.LargeBinary(), nullable=True),
+        sa.Column("budget", sa.LargeBinary(), nullable=True),
+        sa.Column("spent_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("spent_cost", sa.Double(), server_default="0", nullable=False),
         sa.Column("turns", sa.Integer(), server_default="0", nullable=False),
         sa.Column("answered", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failed", sa.Integer(), server_default="0", nullable=False),
@@ -61,6 +64,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant", "id", name=op.f("uq_dspex_sessions_tenant_id")),
     )
     op.create_index(op.f("ix_dspex_sessions_expires"), "dspex_sessions", ["expires"], unique=False)
+    op.create_table(
+        "dspex_spent",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("day", sa.Text(), nullable=False),
+        sa.Column("tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cost", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("scope", "name", "day", name=op.f("pk_dspex_spent")),
+    )
     op.create_table(
         "dspex_programs",
         sa.Column("id", sa.Text(), nullable=False),

@@ -1,26 +1,8 @@
-"""The events: one frozen type per thing that happens."""
+"""What becomes of workers, of their pools, and of the processes that they are forked from."""
 
 from __future__ import annotations
 
-import msgspec
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """The base of all events; subscribe to it to get every one."""
-
-
-class LocalModelProgress(Event, frozen=True, kw_only=True):
-    """The embedded model is being made ready.
-
-    Attributes:
-        step: ``joining`` or ``downloading`` its weights, or ``loading`` it.
-        done: Bytes so far.
-        total: Bytes in all; None when unknown.
-    """
-
-    step: str
-    done: int
-    total: int | None
+from dspex.telemetry.events.base import Event
 
 
 class WorkerEvent(Event, frozen=True, kw_only=True):
@@ -136,54 +118,6 @@ class PoolClosing(PoolEvent, frozen=True, kw_only=True):
 
     unfinished: int
     drain: bool
-
-
-class SessionEvent(Event, frozen=True, kw_only=True):
-    """Something has become of sessions.
-
-    Attributes:
-        tenant: Whose they are; empty when nobody said.
-    """
-
-    tenant: str
-
-
-class SessionCreated(SessionEvent, frozen=True, kw_only=True):
-    """A session was made.
-
-    Attributes:
-        session_id: Its id.
-        anonymous: Whether it was made for a program that was given no session.
-    """
-
-    session_id: str
-    anonymous: bool
-
-
-class SessionEnded(SessionEvent, frozen=True, kw_only=True):
-    """A session is no more.
-
-    Attributes:
-        session_id: Its id.
-        cause: ``expired`` or ``deleted``.
-    """
-
-    session_id: str
-    cause: str
-
-
-class SessionQuotaNear(SessionEvent, frozen=True, kw_only=True):
-    """Four fifths of the sessions that there may be are there.
-
-    Attributes:
-        kind: Which quota: ``tenant`` or ``all``.
-        sessions: How many there are.
-        limit: How many there may be.
-    """
-
-    kind: str
-    sessions: int
-    limit: int
 
 
 class ZygoteStarted(Event, frozen=True, kw_only=True):
