@@ -224,7 +224,7 @@ def _ask(program: subprocess.Popen[str]) -> None:
 
 def test_insights_are_live_at_a_terminal(asked: subprocess.Popen[str], place: Path) -> None:
     """If this failed, who watches a service would look at a picture of it."""
-    with Terminal("status", "--watch", XDG_RUNTIME_DIR=str(place), COLUMNS="250") as terminal:
+    with Terminal("status", "--watch", XDG_RUNTIME_DIR=str(place), COLUMNS="250", LINES="500") as terminal:
         # Others of this user may be open, which have rows of their own.
         terminal.shows("watched")
         assert "canary" not in terminal.seen
