@@ -224,7 +224,7 @@ def _ask(program: subprocess.Popen[str]) -> None:
 
 def test_insights_are_live_at_a_terminal(asked: subprocess.Popen[str], place: Path) -> None:
     """If this failed, who watches a service would look at a picture of it."""
-    with Terminal("status", "--watch", XDG_RUNTIME_DIR=str(place), COLUMNS="250") as terminal:
+    with Terminal("status", "--watch", XDG_RUNTIME_DIR=str(place), COLUMNS="250", LINES="500") as terminal:
         # Others of this user may be open, which have rows of their own.
         terminal.shows("watched")
         assert "canary" not in terminal.seen
@@ -233,7 +233,7 @@ def test_insights_are_live_at_a_terminal(asked: subprocess.Popen[str], place: Pa
 
         def calls() -> list[str]:
             terminal.shows("LAST 5 MIN", since=len(terminal.seen))
-            return re.findall(r"dspy\.Predict +watched +(\d+) ", terminal.seen)
+            return re.findall(r"dspy\.Predict +openai/watched +(\d+) ", terminal.seen)
 
         until(lambda: "3" in calls(), 60)
         assert calls()[0] == "1"
@@ -278,6 +278,6 @@ def test_insights_are_in_the_text_of_a_pipe(asked: subprocess.Popen[str], place:
     _ask(asked)
     ran = dspex("status", XDG_RUNTIME_DIR=str(place))
     rows = [line.split()[:3] for line in ran.stdout.splitlines()]
-    assert ["dspy.Predict", "watched", "2"] in rows
+    assert ["dspy.Predict", "openai/watched", "2"] in rows
     assert "canary" not in ran.stdout
     assert "\x1b" not in ran.stdout

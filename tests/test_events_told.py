@@ -127,7 +127,7 @@ def test_a_call(runtime: dspex.Runtime, provider: Provider, ear: Ear) -> None:
     assert queued.program == ended.program
     assert len(ended.program) == 12
     assert (started.worker, started.attempt) == (answer.worker, 1)
-    assert (ended.code, ended.model, ended.attempts, ended.requests) == ("ok", answer.model, 1, 1)
+    assert (ended.code, ended.model, ended.attempts, ended.requests) == ("ok", MODEL, 1, 1)
     assert (ended.prompt_tokens, ended.completion_tokens) == (
         answer.usage.prompt_tokens,
         answer.usage.completion_tokens,
@@ -140,7 +140,7 @@ def test_a_call(runtime: dspex.Runtime, provider: Provider, ear: Ear) -> None:
     assert 0 < ended.run <= ended.total
     (made,) = answer.requests
     assert ear.one(dspex.LMRequestFinished) == dspex.LMRequestFinished(
-        model=made.model,
+        model=MODEL,
         status="ok",
         seconds=made.seconds,
         prompt_tokens=ended.prompt_tokens,
@@ -186,7 +186,7 @@ def test_a_cache(runtime: dspex.Runtime, provider: Provider, ear: Ear) -> None:
     assert stored.bytes > len('{"answer": "cached?"}')
     ended = ear.one(dspex.CallFinished, cached=True)
     assert (ended.request_id, ended.cost, ended.requests, ended.attempts) == (second.request_id, 0, 0, 0)
-    assert ended.model == first.model
+    assert ended.model == MODEL
 
 
 @of(dspex.BatchStarted, dspex.BatchFinished)

@@ -333,3 +333,13 @@ async def test_an_answer_that_the_callers_own_type_refuses_is_not_kept(
     first.reply = lambda _: number(4)
     answers = [await runtime.adapter().agenerate("kept", signature=EVEN, lm=lm) for _ in range(2)]
     assert [(one.answer.number, one.cached) for one in answers] == [(4, False), (4, True)]
+
+
+async def test_only_the_wait_for_a_slot_counts_as_such(
+    runtime: dspex.Runtime, first: Provider, second: Provider
+) -> None:
+    """If this failed, an LM that is slow to fail would look like a pool that is too small."""
+    first.reply = lambda _: delayed(0.5, fault(503))
+    answer = await runtime.adapter().agenerate("q", signature=QUESTION, lm=chain(first, second))
+    assert [one.code for one in answer.fallbacks] == ["lm_unavailable"]
+    assert answer.timing.queued + 0.5 <= answer.timing.total

@@ -248,6 +248,8 @@ class LMRequest(msgspec.Struct, frozen=True):
             unknown, 0.0 for the embedded model, which nobody bills.
         finish: Why the model stopped: ``"stop"``, ``"length"`` (the answer was cut off at ``max_tokens``) or
             another word of its provider's; None when it failed.
+        asked: The model that was asked, as its LM is named (``"openai/gpt-5-mini"``); providers answer with
+            names of their own. Empty when nobody said.
     """
 
     model: str
@@ -257,6 +259,7 @@ class LMRequest(msgspec.Struct, frozen=True):
     retries: int = 0
     cost: float | None = None
     finish: str | None = None
+    asked: str = ""
 
 
 class SpanRecord(msgspec.Struct, frozen=True, array_like=True):

@@ -286,9 +286,8 @@ class WorkerHandle:
         """Kill it after so many seconds, and not when it was to be killed before; None is never."""
         if self._execution is not None:
             self._execution.cancel()
-        self._execution = (
-            None if seconds is None else self._loop.call_later(seconds, self.kill, cause, reason)
-        )
+        kill = self.kill
+        self._execution = None if seconds is None else self._loop.call_later(seconds, kill, cause, reason)
 
     def kill(self, cause: str, reason: str | None = None) -> None:
         """SIGKILL it; its zygote sweeps what it had started. It counts as gone from now on."""

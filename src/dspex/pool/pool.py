@@ -320,8 +320,7 @@ class LocalPool:
             return
         self._dispatch.stopped(work, answer.error["code"] if isinstance(answer, Fault) else None)
         if isinstance(answer, Result):
-            queued = (work.started or work.admitted) - work.admitted
-            value = answer.value if blob is None else blob
+            value, queued = answer.value if blob is None else blob, work.queued()
             self.end(work, Done(value, work.requests, worker.number, work.attempts, queued, answer.seconds))
             if work.command == "shutdown":
                 worker.drain("shutdown")

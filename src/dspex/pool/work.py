@@ -121,6 +121,7 @@ class Done:
         cached: Whether it came from the cache: then no worker had it, and no LM was asked.
         model: The model that had given an answer from the cache.
         fallbacks: The LMs that did not answer before the one that did.
+        asked: The model that an answer from the cache was once asked of, as its LM is named.
     """
 
     value: msgspec.Raw | Blob
@@ -132,6 +133,7 @@ class Done:
     cached: bool = False
     model: str | None = None
     fallbacks: tuple[FallenBack, ...] = ()
+    asked: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -158,6 +160,8 @@ class Work:
         trace: Who traces it; None when nobody does.
         said: What events say of it; None when nobody wants to hear that a worker has it.
         request_id: Its name in log lines; empty of what no caller has asked for.
+        waited_from: Monotonic second since which it waited for its slot; None is since it was admitted. A
+            call that another LM has failed waits anew.
         future: Gets the ``Done`` or the error.
         attempts: How many workers it was given to.
         reruns_left: How many more times it may be lost for reasons that may lie in this call.
@@ -194,6 +198,7 @@ class Work:
     request_id: str = ""
     future: asyncio.Future[Done] = field(init=False)
     admitted: float = field(default_factory=time.monotonic)
+    waited_from: float | None = None
     started: float | None = None
     attempts: int = 0
     reruns_left: int = 0
@@ -222,6 +227,11 @@ class Work:
     def age(self) -> float:
         """Seconds since it was admitted."""
         return time.monotonic() - self.admitted
+
+    def queued(self) -> float:
+        """Seconds that it has waited for a slot."""
+        begun = time.monotonic() if self.started is None else self.started
+        return begun - (self.admitted if self.waited_from is None else self.waited_from)
 
     def time_left(self) -> float:
         """Seconds to its deadline, which it has; a millisecond more, so that a timer never fires early."""

@@ -147,6 +147,7 @@ class _Asking:
             request_id=prepared.request_id,
             purse=await self._way.budgets.purse(prepared.question),
             admitted=prepared.started,
+            waited_from=time.monotonic() if question is not prepared.question else None,
         )
         works.append(work)
         prepared.works.append(work)

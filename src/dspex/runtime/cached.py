@@ -92,7 +92,7 @@ class Caches:
         except TimeoutError:
             raise _late(prepared) from None
         if entry is not None:
-            return self._hit(prepared, entry)
+            return self._hit(prepared, entry, resolved)
         done: Done | None = None
 
         async def asked() -> Entry | None:
@@ -116,18 +116,19 @@ class Caches:
             except TimeoutError:
                 raise _late(prepared) from None
             if done is None and entry is not None:
-                return self._hit(prepared, entry)
+                return self._hit(prepared, entry, resolved)
             if done is None:
                 await asked()  # what the other one has may not be given to others
         assert done is not None
         return done
 
-    def _hit(self, prepared: Prepared, entry: Entry) -> Done:
+    def _hit(self, prepared: Prepared, entry: Entry, resolved: Resolved) -> Done:
         if self._bus.wants(CacheHit):
             self._bus.emit(CacheHit(request_id=prepared.request_id, module=prepared.module))
         if prepared.flow is not None:
             prepared.flow.begun(0, lambda _: None)
-        return Done(msgspec.Raw(entry.value), [], 0, 0, 0.0, 0.0, cached=True, model=entry.model)
+        value, asked = msgspec.Raw(entry.value), resolved.spec.asked
+        return Done(value, [], 0, 0, 0.0, 0.0, cached=True, model=entry.model, asked=asked)
 
     def _identity(self, resolved: Resolved) -> bytes:
         found = self._identities.get(resolved.number)

@@ -55,7 +55,7 @@ async def _observed(
             run=done.seconds,
             attempts=done.attempts,
             cached=done.cached,
-            model=done.model,
+            model=done.asked,
         )
     )
     return done
@@ -70,8 +70,7 @@ def _failed(said: dict[str, Any], program: str, prepared: Prepared, error: BaseE
     queued = run = 0.0
     if prepared.works:
         last, now = prepared.works[-1], time.monotonic()
-        queued = (last.started or now) - last.admitted
-        run = now - (last.started or now)
+        queued, run = last.queued(), now - (last.started or now)
     return _finished(
         said,
         program,
@@ -95,7 +94,7 @@ def requested(bus: Bus, pool: str, request: LMRequest) -> None:
     if bus.wants(LMRequestFinished):
         bus.emit(
             LMRequestFinished(
-                model=request.model,
+                model=request.asked or request.model,
                 status=request.status,
                 seconds=request.seconds,
                 prompt_tokens=request.usage.prompt_tokens,
@@ -141,7 +140,7 @@ def _finished(
             answered = True
             cost = None if cost is None or request.cost is None else cost + request.cost
         if not cached and (request.status == "ok" or not answered):
-            model = request.model
+            model = request.asked or request.model
     return CallFinished(
         **said,
         program=program,

@@ -35,7 +35,7 @@ class Insight(msgspec.Struct, frozen=True):
     Attributes:
         module: Full name of the module.
         program: The first of its fingerprint.
-        model: The model that answered; None when none did.
+        model: The model that was asked, as its LM is named; None when none was.
         calls: How many ended in the window.
         rate: How many a second.
         p50: Seconds that half of them took at most, to within 5 %; None without any.

@@ -231,11 +231,12 @@ class _Attempts:
         seconds = time.monotonic() - self._started
         wanted = self._engine.spec.asked
         if isinstance(outcome, BaseException):
-            return LMRequest(wanted, Usage(), seconds, status, self._retries)
+            return LMRequest(wanted, Usage(), seconds, status, self._retries, asked=wanted)
         usage = Usage(outcome.usage.input_tokens or 0, outcome.usage.output_tokens or 0)
         cost = self._engine.prices.of(outcome, self._request)
         model = outcome.model or wanted
-        return LMRequest(model, usage, seconds, status, self._retries, cost, outcome.finish_reason)
+        finish = outcome.finish_reason
+        return LMRequest(model, usage, seconds, status, self._retries, cost, finish, wanted)
 
 
 def _written(spec: LMSpec, request: Any, outcome: Any, status: str) -> dict[str, Any]:

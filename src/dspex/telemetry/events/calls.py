@@ -51,7 +51,7 @@ class CallFinished(CallEvent, frozen=True, kw_only=True):
     Attributes:
         program: The first of its program's fingerprint; empty of a call that was refused before.
         code: ``ok``, or the code of its error.
-        model: The model that answered, or that was wanted; None when nothing is known of it.
+        model: The model that was asked last, as its LM is named; None when none was.
         queued: Seconds that it waited for a slot.
         run: Seconds that a worker ran it.
         lm: Seconds of its LM requests, together.

@@ -9,7 +9,7 @@ class LMRequestFinished(Event, frozen=True, kw_only=True):
     """A request to a model has ended, with all its retries.
 
     Attributes:
-        model: The model that answered, or that was asked.
+        model: The model that was asked, as its LM is named.
         status: ``ok``, or the code of its error.
         seconds: How long it took.
         prompt_tokens: Tokens sent.
