@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import dspex as library
-from dspex.cli.status import _duration
+from dspex.cli.status import _latency
 from tests.processes import until
 from tests.provider import Provider
 from tests.shell import SCRIPT, dspex, environment
@@ -295,6 +295,6 @@ def test_insights_are_in_the_text_of_a_pipe(asked: subprocess.Popen[str], place:
         (3600.0, "3,600.0 s"),
     ],
 )
-def test_durations_are_legible(seconds: float | None, shown: str) -> None:
+def test_latencys_are_legible(seconds: float | None, shown: str) -> None:
     """If this failed, eight seconds would be shown as 8.24e+03 ms."""
-    assert _duration(seconds) == shown
+    assert _latency(seconds) == shown
