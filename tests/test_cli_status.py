@@ -295,6 +295,6 @@ def test_insights_are_in_the_text_of_a_pipe(asked: subprocess.Popen[str], place:
         (3600.0, "3,600.0 s"),
     ],
 )
-def test_latencys_are_legible(seconds: float | None, shown: str) -> None:
+def test_latencies_are_legible(seconds: float | None, shown: str) -> None:
     """If this failed, eight seconds would be shown as 8.24e+03 ms."""
     assert _latency(seconds) == shown
