@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import dspex as library
+from dspex.cli.status import _latency
 from tests.processes import until
 from tests.provider import Provider
 from tests.shell import SCRIPT, dspex, environment
@@ -281,3 +282,19 @@ def test_insights_are_in_the_text_of_a_pipe(asked: subprocess.Popen[str], place:
     assert ["dspy.Predict", "openai/watched", "2"] in rows
     assert "canary" not in ran.stdout
     assert "\x1b" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, ""),
+        (0.00196, "1.96 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (8.24, "8.2 s"),
+        (3600.0, "3,600.0 s"),
+    ],
+)
+def test_latencies_are_legible(seconds: float | None, shown: str) -> None:
+    """If this failed, eight seconds would be shown as 8.24e+03 ms."""
+    assert _latency(seconds) == shown

@@ -184,7 +184,7 @@ def _insight(insight: Insight) -> tuple[str | Text, ...]:
         insight.model or "",
         str(insight.calls),
         f"{insight.rate:.3g}",
-        *(_milliseconds(seconds) for seconds in (insight.p50, insight.p95, insight.p99)),
+        *(_latency(seconds) for seconds in (insight.p50, insight.p95, insight.p99)),
         str(insight.prompt_tokens + insight.completion_tokens),
         f"${insight.cost:.4f}",
         f"{insight.cache_hits:.0%}",
@@ -194,8 +194,10 @@ def _insight(insight: Insight) -> tuple[str | Text, ...]:
     )
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1000:.3g} ms"
+def _latency(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else f"{seconds:,.1f} s"
 
 
 def _breaker(breaker: BreakerStats) -> tuple[str | Text, ...]:
